@@ -1,0 +1,5 @@
+"""`python -m service` is `councilor-scheduler`."""
+
+from service.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The outside world: MongoDB, APScheduler, Conductor, an embedded mongod."""

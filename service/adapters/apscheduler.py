@@ -1,0 +1,263 @@
+"""The job table on APScheduler 3.11, which keeps the time and nothing else.
+
+What is leaned on beyond its documented interface, and pinned by tests/unit/test_apscheduler.py:
+`BaseScheduler._process_jobs` asks the store for due jobs, hands each with its due times to
+`executor.submit_job`, then asks the trigger with the last due time and writes the answer back;
+`AsyncIOScheduler._start_timer` is given the seconds to sleep; `Job._modify` sets attributes.
+"""
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from apscheduler.executors.base import BaseExecutor
+from apscheduler.job import Job as TimerJob
+from apscheduler.jobstores.base import BaseJobStore, ConflictingIdError, JobLookupError
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.base import BaseTrigger
+
+from service.domain.councilor import DocumentKey
+from service.domain.execution import Fire
+from service.domain.planning import Job
+from service.domain.schedule import Timetable
+from service.ports import Fired
+
+_LONGEST_SLEEP_SECONDS = 5.0
+"""Timers run on the monotonic clock: waking this often notices a suspended or stepped clock."""
+_SHORTEST_SLEEP_SECONDS = 0.001
+"""uvloop rounds less than half a millisecond to nothing, and would spin."""
+_MOST_DUE_AT_ONCE = 200
+"""Due jobs handed out before the loop may turn to something else."""
+
+
+class SlotTrigger(BaseTrigger):
+    """The slots of a timetable. Missed ones are jumped over: the runner settles them."""
+
+    __slots__ = ("_timetable",)
+
+    def __init__(self, timetable: Timetable) -> None:
+        self._timetable = timetable
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        after = now if previous_fire_time is None else max(previous_fire_time, now)
+        return self._timetable.next_slot(after)
+
+
+class HeapJobStore(BaseJobStore):
+    """Jobs by due time in a heap; entries that were replaced or removed are dropped when met."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._jobs: dict[str, tuple[TimerJob, int]] = {}
+        self._heap: list[tuple[float, int, str]] = []
+        self._entries = 0
+
+    def lookup_job(self, job_id: str) -> TimerJob | None:
+        found = self._jobs.get(job_id)
+        return found[0] if found is not None else None
+
+    def get_due_jobs(self, now: datetime) -> list[TimerJob]:
+        due: list[TimerJob] = []
+        popped: list[tuple[float, int, str]] = []
+        while (entry := self._first()) and entry[0] <= now.timestamp():
+            if len(due) == _MOST_DUE_AT_ONCE:
+                break
+            popped.append(heapq.heappop(self._heap))
+            due.append(self._jobs[entry[2]][0])
+        # They stay due until the scheduler updates or removes them.
+        for entry in popped:
+            heapq.heappush(self._heap, entry)
+        return due
+
+    def get_next_run_time(self) -> datetime | None:
+        entry = self._first()
+        if entry is None:
+            return None
+        next_run_time: datetime = self._jobs[entry[2]][0].next_run_time
+        return next_run_time
+
+    def get_all_jobs(self) -> list[TimerJob]:
+        jobs = [job for job, _ in self._jobs.values()]
+        self._fix_paused_jobs_sorting(jobs)
+        return sorted(jobs, key=_due_order)
+
+    def add_job(self, job: TimerJob) -> None:
+        if job.id in self._jobs:
+            raise ConflictingIdError(job.id)
+        self._enter(job)
+
+    def update_job(self, job: TimerJob) -> None:
+        if job.id not in self._jobs:
+            raise JobLookupError(job.id)
+        self._enter(job)
+
+    def remove_job(self, job_id: str) -> None:
+        if self._jobs.pop(job_id, None) is None:
+            raise JobLookupError(job_id)
+
+    def remove_all_jobs(self) -> None:
+        self._jobs.clear()
+        self._heap.clear()
+
+    def shutdown(self) -> None:
+        self.remove_all_jobs()
+
+    def _enter(self, job: TimerJob) -> None:
+        self._entries += 1
+        self._jobs[job.id] = (job, self._entries)
+        if job.next_run_time is not None:
+            heapq.heappush(self._heap, (job.next_run_time.timestamp(), self._entries, job.id))
+
+    def _first(self) -> tuple[float, int, str] | None:
+        """The entry that is due next, after those that no longer count have been dropped."""
+        while self._heap:
+            _, entry, job_id = self._heap[0]
+            if job_id in self._jobs and self._jobs[job_id][1] == entry:
+                return self._heap[0]
+            heapq.heappop(self._heap)
+        return None
+
+
+def _due_order(job: TimerJob) -> tuple[bool, float, str]:
+    if job.next_run_time is None:
+        return (True, 0.0, job.id)
+    return (False, job.next_run_time.timestamp(), job.id)
+
+
+class SlotExecutor(BaseExecutor):
+    """Hands over the due time, which APScheduler 3 keeps from the job's function."""
+
+    def __init__(self, due: Callable[[str, datetime], None]) -> None:
+        super().__init__()
+        self._due = due
+
+    def submit_job(self, job: TimerJob, run_times: Sequence[datetime]) -> None:
+        self._due(job.id, run_times[0])
+
+    def _do_submit_job(self, job: TimerJob, run_times: Sequence[datetime]) -> None:
+        raise NotImplementedError  # `submit_job` keeps no count of instances: the ledger does
+
+
+class _Scheduler(AsyncIOScheduler):
+    def _start_timer(self, wait_seconds: float | None) -> None:
+        wait = _LONGEST_SLEEP_SECONDS if wait_seconds is None else wait_seconds
+        super()._start_timer(max(_SHORTEST_SLEEP_SECONDS, min(wait, _LONGEST_SLEEP_SECONDS)))
+
+
+class TimedJobs:
+    """The port `JobTable`: what should run when, and an APScheduler timer for each scheduled job.
+
+    `changed` is called with the `agent_id` of every job whose next run is another.
+    """
+
+    def __init__(self, changed: Callable[[str], None]) -> None:
+        self._changed = changed
+        self._jobs: dict[str, Job] = {}
+        self._agents: dict[DocumentKey, str] = {}
+        self._open: dict[str, datetime] = {}
+        self._fired: Fired | None = None
+        self._store = HeapJobStore()
+        self._scheduler = _Scheduler(
+            timezone=UTC,
+            jobstores={"default": self._store},
+            executors={"default": SlotExecutor(self._due)},
+        )
+
+    @asynccontextmanager
+    async def firing(self, fired: Fired) -> AsyncIterator[None]:
+        """Run the timers: `fired` is told of every slot that comes due, once."""
+        self._fired = fired
+        self._scheduler.start()
+        try:
+            yield
+        finally:
+            self._fired = None
+            self._scheduler.shutdown(wait=False)
+            await asyncio.sleep(0)  # APScheduler stops its timer in the loop's next round
+
+    def put(self, job: Job) -> None:
+        current = self._jobs.get(job.agent_id)
+        if current is not None and current.key != job.key:
+            self._agents.pop(current.key, None)
+        self._jobs[job.agent_id] = job
+        self._agents[job.key] = job.agent_id
+        if current is None or current.timetable != job.timetable:
+            self._open.pop(job.agent_id, None)
+            self._set_timer(job)
+        self._changed(job.agent_id)
+
+    def remove(self, agent_id: str) -> None:
+        job = self._jobs.pop(agent_id, None)
+        if job is not None:
+            self._agents.pop(job.key, None)
+            self._open.pop(agent_id, None)
+            self._clear_timer(agent_id)
+            self._changed(agent_id)
+
+    def of_agent(self, agent_id: str) -> Job | None:
+        job = self._jobs.get(agent_id)
+        if job is None:
+            return None
+        return replace(job, next_run_at=self._open.get(agent_id) or self._next_timer(agent_id))
+
+    def of_document(self, key: DocumentKey) -> Job | None:
+        agent_id = self._agents.get(key)
+        return self.of_agent(agent_id) if agent_id is not None else None
+
+    def all(self) -> Sequence[Job]:
+        return [job for agent_id in self._jobs if (job := self.of_agent(agent_id)) is not None]
+
+    def settle(self, agent_id: str, slot: datetime) -> None:
+        job, timer = self._jobs.get(agent_id), self._next_timer(agent_id)
+        opened = self._open.get(agent_id)
+        if job is None or opened is None or opened > slot:
+            return
+        later = job.timetable.next_slot(slot) if job.timetable is not None else None
+        if later is not None and timer is not None and later < timer:
+            self._open[agent_id] = later  # came due while the earlier one was settled
+        else:
+            del self._open[agent_id]
+        self._changed(agent_id)
+
+    def request(self, fire: Fire) -> None:
+        if self._fired is not None:
+            self._fired(fire)
+
+    def _due(self, agent_id: str, due_at: datetime) -> None:
+        job = self._jobs.get(agent_id)
+        if job is None or self._fired is None:
+            return
+        opened = self._open.setdefault(agent_id, due_at)
+        self._changed(agent_id)
+        self._fired(Fire(job.key, agent_id, opened))
+
+    def _set_timer(self, job: Job) -> None:
+        timetable = job.timetable
+        if timetable is None or job.next_run_at is None:
+            self._clear_timer(job.agent_id)
+            return
+        self._scheduler.add_job(
+            _slot,
+            SlotTrigger(timetable),
+            id=job.agent_id,
+            name="slot",
+            next_run_time=job.next_run_at,
+            misfire_grace_time=None,
+            replace_existing=True,
+        )
+
+    def _clear_timer(self, agent_id: str) -> None:
+        with suppress(JobLookupError):
+            self._scheduler.remove_job(agent_id)
+
+    def _next_timer(self, agent_id: str) -> datetime | None:
+        timer = self._store.lookup_job(agent_id)
+        next_run_time: datetime | None = timer.next_run_time if timer is not None else None
+        return next_run_time
+
+
+def _slot() -> None:
+    """Stand for what a timer does; the executor never calls it."""

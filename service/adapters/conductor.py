@@ -1,0 +1,237 @@
+"""Conductor over HTTP, in both of its dialects; every ending of a call is a value."""
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from service.domain.execution import Order, Reason
+from service.ports import Answer, Failure
+
+_LARGEST_ANSWER = 32 * 1024 * 1024
+_LONGEST_MESSAGE = 2_000
+_CONNECT_SECONDS = 10
+_KEEP_ALIVE_SECONDS = 2
+"""Shorter than a server's (uvicorn: 5 s): a request on a connection that the server is just closing
+would fail, and could not be told from one that was accepted."""
+_GATEWAY_ERRORS = {429, 502, 503, 504}
+_SUCCEEDED = {"completed", "success"}
+
+
+class Dialect(StrEnum):
+    """Which of Conductor's interfaces to speak."""
+
+    CONDUCTOR = "conductor"
+    AGENTS = "agents"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is sent for an order."""
+
+    url: URL
+    headers: Mapping[str, str]
+    body: Mapping[str, object]
+
+
+class HttpConductor:
+    """The port `Conductor`. Each order is sent once: nothing that may be accepted goes twice."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, base_url: str, dialect: Dialect, cwd: str | None
+    ) -> None:
+        self._session = session
+        self._base_url = base_url.rstrip("/")
+        self._dialect = dialect
+        self._cwd = cwd
+
+    async def execute(self, order: Order) -> Answer:
+        try:
+            async with self._posted(order) as response:
+                body = await response.content.read(_LARGEST_ANSWER + 1)
+                while len(body) <= _LARGEST_ANSWER and (more := await response.content.readany()):
+                    body += more
+                return answer_of(response.status, response.content_type, body)
+        except TimeoutError:
+            seconds = order.timeout.total_seconds()
+            return _failed(Reason.TIMEOUT, f"no answer within {seconds:g} s")
+        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
+            return _failed(
+                Reason.CONDUCTOR_UNAVAILABLE, f"cannot connect to {self._shown_url}: {error}"
+            )
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            detail = str(error) or type(error).__name__
+            return _failed(
+                Reason.CONDUCTOR_DISCONNECTED,
+                f"the connection to {self._shown_url} broke before the answer was whole: {detail}",
+            )
+
+    @asynccontextmanager
+    async def _posted(self, order: Order) -> AsyncIterator[aiohttp.ClientResponse]:
+        request = request_for(order, self._base_url, self._dialect, self._cwd)
+        bounded = aiohttp.ClientTimeout(
+            total=order.timeout.total_seconds(), sock_connect=_CONNECT_SECONDS
+        )
+        async with self._session.post(
+            request.url,
+            data=orjson.dumps(request.body, default=str),
+            headers={**request.headers, "Content-Type": "application/json"},
+            timeout=bounded,
+            allow_redirects=False,
+        ) as response:
+            yield response
+
+    @property
+    def _shown_url(self) -> str:
+        url = URL(self._base_url)
+        return str(url.with_user(None)) if url.is_absolute() else self._base_url
+
+
+@asynccontextmanager
+async def connected(
+    base_url: str, dialect: Dialect, cwd: str | None
+) -> AsyncIterator[HttpConductor]:
+    """A Conductor client with its own connections, closed at the end."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield HttpConductor(session, base_url, dialect, cwd)
+
+
+def request_for(order: Order, base_url: str, dialect: Dialect, cwd: str | None) -> Request:
+    """The request of CONTRACT section 5 for an order."""
+    headers = {
+        "Idempotency-Key": _header(order.execution_id),
+        "X-Councilor-Scheduled-For": order.scheduled_for.isoformat(),
+    }
+    path, body = "/conductor/execute", _conductor_body(order, order.cwd or cwd)
+    if dialect is Dialect.AGENTS:
+        # A dot segment would be folded away by whoever normalizes the path.
+        name = quote(order.agent_id, safe="")
+        name = name if name.strip(".") else name.replace(".", "%2E")
+        path, body = f"/agents/{name}/execute", _agents_body(order, order.cwd or cwd)
+    return Request(URL(f"{base_url}{path}", encoded=True), headers, body)
+
+
+def _conductor_body(order: Order, cwd: str | None) -> dict[str, object]:
+    optional = {
+        "cwd": cwd,
+        "ai_provider": order.ai_provider,
+        "context_files": list(order.task.context_files) or None,
+        "output_format": order.task.output_format,
+    }
+    return {
+        # Versions of Conductor differ in which name of a pair they read.
+        "agent_id": order.agent_id,
+        "agent_name": order.agent_id,
+        "input_text": order.task.prompt,
+        "prompt": order.task.prompt,
+        "instance_id": order.instance_id,
+        "context_mode": "stateless",
+        "timeout": _seconds(order.timeout),
+        **{name: value for name, value in optional.items() if value is not None},
+    }
+
+
+def _agents_body(order: Order, cwd: str | None) -> dict[str, object]:
+    provider = {"provider": order.ai_provider} if order.ai_provider is not None else {}
+    return {
+        "user_input": order.task.prompt,
+        "cwd": cwd,
+        # The server refuses one that it has seen: a repeated call cannot become a second run.
+        "task_id": hashlib.sha256(order.execution_id.encode()).hexdigest()[:24],
+        "timeout": _seconds(order.timeout),
+        **provider,
+        "instance_id": order.instance_id,
+        "context_mode": "stateless",
+        "wait_for_result": True,
+        "is_councilor_execution": True,
+        "councilor_config": order.config,
+    }
+
+
+def answer_of(http_status: int, content_type: str, body: bytes) -> Answer:
+    """Judge what came back. A failed run often comes as HTTP 200."""
+    if len(body) > _LARGEST_ANSWER:
+        return _failed(
+            Reason.CONDUCTOR_REJECTED, f"the answer is larger than {_LARGEST_ANSWER} bytes"
+        )
+    text = body.decode("utf-8", "replace")
+    try:
+        said = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        said = None
+        is_json = False
+    else:
+        is_json = True
+    if http_status >= 300:
+        reason = (
+            Reason.CONDUCTOR_UNAVAILABLE
+            if http_status in _GATEWAY_ERRORS
+            else Reason.CONDUCTOR_REJECTED
+        )
+        return _failed(reason, f"HTTP {http_status}: {_complaint(said) or _shortened(text)}")
+    if not is_json:
+        found = f"{content_type}: {_shortened(text)}" if text.strip() else "nothing"
+        return _failed(Reason.CONDUCTOR_REJECTED, f"the answer is not JSON but {found}")
+    return _judged(said, text)
+
+
+def _judged(said: Any, text: str) -> Answer:
+    if not isinstance(said, dict):
+        return Answer(output=text)
+    outputs = (said.get(name) for name in ("result", "output", "stdout"))
+    output = next((value for value in outputs if isinstance(value, str)), text)
+    status = said.get("status")
+    if status is not None and str(status).lower() not in _SUCCEEDED:
+        failure = f"status {_shortened(str(status))}"
+    elif code := next((c for n in ("exit_code", "returncode") if _is_bad(c := said.get(n))), None):
+        failure = f"exit code {_shortened(str(code))}"
+    else:
+        return Answer(output=output)
+    complaint = _complaint(said) or _shortened(output if output != text else "")
+    message = f"{failure}: {complaint}" if complaint else failure
+    return Answer(output=output, failure=Failure(Reason.FAILED, message))
+
+
+def _is_bad(code: object) -> bool:
+    return code is not None and str(code).strip() not in ("0", "0.0", "False")
+
+
+def _complaint(said: Any) -> str:
+    """What the answer itself says is wrong, in the fields where servers say it."""
+    if not isinstance(said, dict):
+        return ""
+    for name in ("error", "message", "detail", "stderr"):
+        value = said.get(name)
+        if isinstance(value, dict):
+            value = value.get("message") or orjson.dumps(value).decode()
+        if isinstance(value, str) and value.strip():
+            return _shortened(value)
+    return ""
+
+
+def _failed(reason: Reason, message: str) -> Answer:
+    return Answer(output=None, failure=Failure(reason, message))
+
+
+def _shortened(text: str) -> str:
+    text = text.strip()
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}…"
+
+
+def _seconds(duration: timedelta) -> int | float:
+    seconds = duration.total_seconds()
+    return int(seconds) if seconds.is_integer() else seconds
+
+
+def _header(text: str) -> str:
+    """Header values are printable ASCII; what is not travels percent-encoded."""
+    return text if text.isascii() and text.isprintable() else quote(text, safe="")

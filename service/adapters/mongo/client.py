@@ -1,0 +1,165 @@
+"""The connection: client options, what kind of deployment answers, and what its errors mean."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+# Motor reads this once, when it is imported; its default of 5 per core starves: the change stream
+# parks one thread for good, and long lists hold others (FAULTS 0.10).
+os.environ.setdefault("MOTOR_MAX_WORKERS", "32")
+
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import MongoClient
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+    WriteError,
+)
+from pymongo.uri_parser import parse_uri
+
+from service.ports import Misconfigured, Refused, ServiceError, Unavailable
+
+Client = AsyncIOMotorClient[dict[str, Any]]
+
+_OPTIONS: dict[str, Any] = {
+    "appname": "councilor",
+    # A frozen primary or a half-open connection is noticed in 4 to 6 s, not 28 (FAULTS 0.9). Longer
+    # than the second that a change stream waits on the server, and than any write concern timeout.
+    "sockettimeoutms": 5_000,
+    "connecttimeoutms": 4_000,
+    "serverselectiontimeoutms": 8_000,
+    "heartbeatfrequencyms": 3_000,
+    "retryreads": True,
+    "retrywrites": True,
+    "w": "majority",
+}
+WRITE_TIMEOUT_MS = 4_000
+"""How long the server waits for the majority; shorter than the socket timeout."""
+
+_PROBE_MS = 1_000
+_UNAUTHORIZED = 13
+_FORBIDDEN = {_UNAUTHORIZED, 18, 8000}  # Unauthorized, AuthenticationFailed, AtlasError
+
+
+def check_url(url: str) -> None:
+    """Raise ValueError, without showing any part of the URL, where the driver cannot use it."""
+    try:
+        parse_uri(url, warn=False, connect_timeout=4)
+    except (InvalidURI, ConfigurationError, ValueError) as error:
+        raise ValueError(_without_secrets(str(error), url)) from None
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Client]:
+    """A client that connects when it is first used. What the URL says wins over our options."""
+    chosen = {name.lower() for name in parse_uri(url, warn=False)["options"]}
+    client: Client = AsyncIOMotorClient(
+        url,
+        tz_aware=True,
+        **{name: value for name, value in _OPTIONS.items() if name not in chosen},
+    )
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the driver's errors into those of the ports."""
+    try:
+        yield
+    except PyMongoError as error:
+        raise translation_of(error) from error
+
+
+def translation_of(error: PyMongoError) -> ServiceError:
+    """What a caller must do about an error of the driver. Never shows a document or a secret."""
+    code = error.code if isinstance(error, OperationFailure) else None
+    text = f"{type(error).__name__} {code}" if code else type(error).__name__
+    if code in _FORBIDDEN:
+        return Misconfigured(_forbidden(error, code))
+    if isinstance(error, BulkWriteError | WriteError) and not isinstance(error, WriteConcernError):
+        return Refused(f"{text}: the server refuses this write")
+    return Unavailable(f"{text}: {_first_line(error)}")
+
+
+def _forbidden(error: PyMongoError, code: int | None) -> str:
+    if code == _UNAUTHORIZED:
+        return (
+            "MONGODB_URL: MongoDB refuses a command that is needed; "
+            f"grant the user readWrite on the database ({_first_line(error)})"
+        )
+    return "MONGODB_URL: MongoDB refuses the user name or the password (authentication failed)"
+
+
+def _first_line(error: PyMongoError) -> str:
+    return str(error).split(", full error:")[0].split(", Timeout:")[0][:200]
+
+
+async def require_replica_set(client: Client) -> None:
+    """Return when a primary answers that can serve change streams.
+
+    Raises Unavailable while nothing usable answers, Misconfigured where waiting will not help.
+    """
+    try:
+        with translated():
+            hello = await client.admin.command("hello")
+            # `hello` needs no rights: this is the first command to tell a wrong password.
+            await client.admin.command("ping", session=None)
+    except Unavailable:
+        await _explain_silence(client)
+        raise
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        raise Misconfigured(_STANDALONE)
+
+
+_STANDALONE = (
+    "MONGODB_URL: a standalone server has no change streams; start mongod with --replSet rs0 and "
+    "run rs.initiate() once, or point MONGODB_URL at a replica set"
+)
+
+
+async def _explain_silence(client: Client) -> None:
+    """Look why no primary was found: a standalone behind `replicaSet=` would be waited for."""
+    options = client.delegate.options
+    wanted = options.replica_set_name
+    for host, port in client.delegate.topology_description.server_descriptions():
+        found = await client.get_io_loop().run_in_executor(None, _hello_of, host, port)
+        if found is None or found.get("isreplicaset") or found.get("msg") == "isdbgrid":
+            continue
+        if "setName" not in found:
+            raise Misconfigured(_STANDALONE)
+        if wanted and found["setName"] != wanted:
+            raise Misconfigured(
+                f'MONGODB_URL: the replica set at {host}:{port} is called "{found["setName"]}", '
+                f'not "{wanted}"; correct replicaSet='
+            )
+
+
+def _hello_of(host: str, port: int | None) -> dict[str, Any] | None:
+    """Ask one server, whatever it is, who it is; None where it does not answer without TLS."""
+    try:
+        probe: MongoClient[dict[str, Any]] = MongoClient(
+            host,
+            port,
+            directConnection=True,
+            serverSelectionTimeoutMS=_PROBE_MS,
+            connectTimeoutMS=_PROBE_MS,
+        )
+        with probe:
+            return probe.admin.command("hello")
+    except PyMongoError:
+        return None
+
+
+def _without_secrets(message: str, url: str) -> str:
+    for part in (url, *url.replace("@", "/").split("/")):
+        if len(part) > 3 and part in message:
+            return "is not a MongoDB connection string"
+    return message

@@ -1,0 +1,35 @@
+"""Agent documents in JSON files, plain or MongoDB Extended JSON."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bson import json_util
+from bson.errors import BSONError
+from bson.objectid import ObjectId
+
+from service.adapters.mongo.keys import key_of
+from service.domain.planning import AgentDocument
+from service.ports import ServiceError
+
+
+class UnreadableFile(ServiceError):
+    """A file is not there, or does not hold documents."""
+
+
+def documents_in(path: Path) -> Sequence[AgentDocument]:
+    """The documents in a file that holds one, or a list. Raises UnreadableFile."""
+    try:
+        content = json_util.loads(
+            path.read_text(encoding="utf-8"),
+            json_options=json_util.JSONOptions(tz_aware=True),
+        )
+    except OSError as error:
+        raise UnreadableFile(f"{path}: {error.strerror}") from error
+    except (ValueError, TypeError, BSONError) as error:
+        raise UnreadableFile(f"{path}: not JSON: {error}") from error
+    documents = content if isinstance(content, list) else [content]
+    if not all(isinstance(document, dict) for document in documents):
+        raise UnreadableFile(f"{path}: holds neither a document nor a list of documents")
+    return [
+        AgentDocument(key_of(document.get("_id", ObjectId())), document) for document in documents
+    ]

@@ -1,0 +1,56 @@
+"""Document keys: an `_id` as bytes that can be compared, hashed and turned back."""
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import bson
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.objectid import ObjectId
+
+from service.domain.councilor import DocumentKey
+
+LENIENT: CodecOptions[Mapping[str, Any]] = CodecOptions(
+    document_class=dict,
+    tz_aware=True,
+    unicode_decode_error_handler="replace",
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+)
+"""Reads what strict decoding refuses: bytes that are not UTF-8, dates beyond the year 9999."""
+
+_TAIL = struct.Struct(">I")
+
+
+def key_of(document_id: Any) -> DocumentKey:
+    """The key of an `_id`; keys of numbers, texts and ObjectIds compare as MongoDB compares ids."""
+    order = _order_of(document_id)
+    return DocumentKey(order + bson.encode({"_id": document_id}) + _TAIL.pack(len(order)))
+
+
+def id_of(key: DocumentKey) -> Any:
+    """The `_id` that `key_of` was given."""
+    (length,) = _TAIL.unpack(key[-_TAIL.size :])
+    fields: Mapping[str, Any] = bson.decode(key[length : -_TAIL.size], LENIENT)
+    return fields["_id"]
+
+
+def _order_of(document_id: Any) -> bytes:
+    """Bytes that sort as https://www.mongodb.com/docs/manual/reference/bson-type-comparison-order.
+
+    A type byte, then the value where its order is cheap to keep; other types order by their BSON.
+    """
+    match document_id:
+        case bool():
+            return b"\x40"
+        case int() | float():
+            (bits,) = struct.unpack(">Q", struct.pack(">d", document_id))
+            flipped = bits ^ (0xFFFF_FFFF_FFFF_FFFF if bits >> 63 else 0x8000_0000_0000_0000)
+            return b"\x10" + struct.pack(">Q", flipped)
+        case str():
+            return b"\x15" + document_id.encode("utf-8", "surrogatepass")
+        case Mapping():
+            return b"\x20"
+        case ObjectId():
+            return b"\x35" + document_id.binary
+        case _:
+            return b"\x50"

@@ -1,0 +1,299 @@
+"""The collection `councilor_executions`: one row a slot; the unique index decides who runs it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from motor.motor_asyncio import AsyncIOMotorClientSession
+from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from service.adapters.mongo.client import WRITE_TIMEOUT_MS, Client, translated, translation_of
+from service.adapters.mongo.keys import id_of
+from service.adapters.mongo.stats import counted
+from service.domain.councilor import DocumentKey
+from service.domain.execution import (
+    Claim,
+    Execution,
+    NotRun,
+    Outcome,
+    Status,
+    Trigger,
+    milliseconds,
+)
+from service.domain.severity import Severity
+from service.ports import LedgerRow, Refused, Unavailable
+
+log = structlog.get_logger()
+
+# Named here and not left to defaults, which are `w: 1` with an arbiter (FAULTS 0.7).
+_DURABLE = WriteConcern("majority", wtimeout=WRITE_TIMEOUT_MS, j=True)
+_INDEX_OPTIONS_CONFLICT = 85
+_STARTED = {"status": {"$in": [Status.RUNNING, Status.COMPLETED, Status.ERROR]}}
+
+INDEXES = (
+    IndexModel([("execution_id", ASCENDING)], name="execution_id", unique=True),
+    IndexModel([("councilor_id", ASCENDING), ("started_at", DESCENDING)], name="by_start"),
+    IndexModel([("councilor_id", ASCENDING), ("scheduled_for", DESCENDING)], name="by_slot"),
+    IndexModel(
+        [("status", ASCENDING)],
+        name="running",
+        partialFilterExpression={"status": Status.RUNNING.value},
+    ),
+    IndexModel(
+        [("councilor_id", ASCENDING)],
+        name="one_run_at_a_time",
+        unique=True,
+        partialFilterExpression={"status": Status.RUNNING.value},
+    ),
+)
+"""The first unique index makes one row of a slot; the second makes an overlap impossible."""
+
+
+class MongoLedger:
+    """The port `Ledger` on a real collection."""
+
+    def __init__(self, client: Client, database: str, executions: str, agents: str) -> None:
+        self._client = client
+        self._rows = client[database].get_collection(
+            executions, write_concern=_DURABLE, read_concern=ReadConcern("majority")
+        )
+        # Inside a transaction the concerns are the transaction's.
+        self._agents = client[database][agents]
+        self._rows_in_transaction = client[database][executions]
+
+    async def prepare(self, keep_for: timedelta | None) -> None:
+        """Create the indexes, and the one that expires rows. Raises Unavailable, Refused."""
+        with translated():
+            await self._rows.create_indexes(list(INDEXES))
+            await self._expire_after(keep_for)
+
+    async def _expire_after(self, keep_for: timedelta | None) -> None:
+        if keep_for is None:
+            if "expiry" in await self._rows.index_information():
+                await self._rows.drop_index("expiry")
+            return
+        seconds = int(keep_for.total_seconds())
+        try:
+            await self._rows.create_index("created_at", name="expiry", expireAfterSeconds=seconds)
+        except OperationFailure as error:
+            if error.code != _INDEX_OPTIONS_CONFLICT:
+                raise
+            await self._rows.drop_index("expiry")
+            await self._rows.create_index("created_at", name="expiry", expireAfterSeconds=seconds)
+
+    async def open(self, execution: Execution) -> Claim:
+        try:
+            await self._rows.insert_one(_running_row(execution))
+        except PyMongoError as error:
+            # The row may be there all the same, and be ours: an error says nothing (FAULTS 0.8).
+            row = await self._row_of(execution.execution_id)
+            if row is not None:
+                return Claim.WON if row.get("nonce") == execution.nonce else Claim.TAKEN
+            if isinstance(error, DuplicateKeyError) and _is_overlap(error):
+                return Claim.OVERLAPS
+            if isinstance(error, DuplicateKeyError):
+                raise Unavailable("the row is not acknowledged by the majority yet") from error
+            raise translation_of(error) from error
+        return Claim.WON
+
+    async def record(self, not_run: NotRun) -> bool:
+        with translated():
+            try:
+                await self._rows.insert_one(_final_row(not_run))
+            except DuplicateKeyError:
+                return False
+        return True
+
+    async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
+        ours = {
+            "execution_id": execution.execution_id,
+            "owner": execution.owner,
+            "nonce": execution.nonce,
+        }
+        end = _end_of(execution, outcome)
+        try:
+            return await self._close_and_count(ours, end, execution.agent_id, key, outcome)
+        except Refused as refused:
+            # A document that refuses its statistics (a validator of the user's) does without.
+            log.warning("stats_refused", agent_id=execution.agent_id, error=str(refused))
+        with translated():
+            running = {**ours, "status": Status.RUNNING}
+            closed = await self._rows.update_one(running, {"$set": end})
+        return closed.modified_count == 1
+
+    async def _close_and_count(
+        self,
+        ours: Mapping[str, Any],
+        end: Mapping[str, Any],
+        agent_id: str,
+        key: DocumentKey | None,
+        outcome: Outcome,
+    ) -> bool:
+        """Both writes or neither: so the statistics equal the ledger, whatever dies (DESIGN P8)."""
+        agent = {"agent_id": agent_id} if key is None else {"_id": id_of(key), "agent_id": agent_id}
+
+        async def work(session: AsyncIOMotorClientSession) -> bool:
+            running = {**ours, "status": Status.RUNNING.value}
+            rows = self._rows_in_transaction
+            closed = await rows.update_one(running, {"$set": end}, session=session)
+            if closed.modified_count == 0:
+                return False
+            await self._agents.update_one(agent, counted(outcome), session=session)
+            return True
+
+        with translated():
+            async with await self._client.start_session() as session:
+                closed: bool = await session.with_transaction(work, write_concern=_DURABLE)
+            if closed:
+                return True
+            # Not running any more: by somebody else's hand, or by ours in a try that seemed lost.
+            done = {**ours, "status": outcome.status, "completed_at": outcome.completed_at}
+            return await self._rows.find_one(done, {"_id": 1}) is not None
+
+    async def settled_until(self, agent_id: str, since: datetime) -> datetime | None:
+        rows = {
+            "councilor_id": agent_id,
+            "trigger": {"$ne": Trigger.MANUAL},
+            "$or": [{"scheduled_for": {"$gte": since}}, {"last_slot": {"$gte": since}}],
+        }
+        with translated():
+            slots = [
+                row.get("last_slot") or row["scheduled_for"]
+                async for row in self._rows.find(rows, {"scheduled_for": 1, "last_slot": 1})
+            ]
+        return max(slots, default=None)
+
+    async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
+        wanted = {"execution_id": {"$in": list(execution_ids)}}
+        with translated():
+            rows = self._rows.find(wanted, {"execution_id": 1})
+            return frozenset([row["execution_id"] async for row in rows])
+
+    async def latest(self, agent_ids: Sequence[str]) -> Mapping[str, LedgerRow]:
+        found = [await self._latest_start(agent_id) for agent_id in agent_ids]
+        return {row.agent_id: row for row in found if row is not None}
+
+    async def _latest_start(self, agent_id: str) -> LedgerRow | None:
+        started = {"councilor_id": agent_id, **_STARTED}
+        with translated():
+            row = await self._rows.find_one(
+                started, {"output": 0}, sort=[("started_at", DESCENDING)]
+            )
+        return None if row is None else _shown(row)
+
+    async def history(self, agent_id: str, limit: int) -> Sequence[LedgerRow]:
+        with translated():
+            rows = self._rows.find({"councilor_id": agent_id})
+            latest_first = rows.sort("scheduled_for", DESCENDING).limit(limit)
+            return [_shown(row) async for row in latest_first]
+
+    async def running_of_others(self, alive: Collection[str]) -> Sequence[Execution]:
+        return await self._running({"$nin": list(alive)})
+
+    async def running_of(self, owner: str) -> Sequence[Execution]:
+        return await self._running(owner)
+
+    async def _running(self, owner: object) -> Sequence[Execution]:
+        with translated():
+            rows = self._rows.find({"status": Status.RUNNING, "owner": owner}, {"output": 0})
+            return [_execution_of(row) async for row in rows]
+
+    async def _row_of(self, execution_id: str) -> Mapping[str, Any] | None:
+        with translated():
+            return await self._rows.find_one({"execution_id": execution_id})
+
+
+def _is_overlap(error: DuplicateKeyError) -> bool:
+    details = error.details or {}
+    return "councilor_id" in details.get("keyPattern", {})
+
+
+def _running_row(execution: Execution) -> dict[str, Any]:
+    return {
+        "execution_id": execution.execution_id,
+        "councilor_id": execution.agent_id,
+        "scheduled_for": execution.scheduled_for,
+        "trigger": execution.trigger.value,
+        "status": Status.RUNNING.value,
+        "severity": None,
+        "reason": None,
+        "started_at": execution.started_at,
+        "completed_at": None,
+        "created_at": execution.started_at,
+        "duration_ms": None,
+        "lateness_ms": execution.lateness_ms,
+        "output": None,
+        "error": None,
+        "attempts": [],
+        "spec_hash": execution.spec_hash,
+        "owner": execution.owner,
+        "nonce": execution.nonce,
+    }
+
+
+def _final_row(not_run: NotRun) -> dict[str, Any]:
+    row = {
+        "execution_id": not_run.execution_id,
+        "councilor_id": not_run.agent_id,
+        "scheduled_for": not_run.scheduled_for,
+        "trigger": not_run.trigger.value,
+        "status": not_run.status.value,
+        "severity": Severity.WARNING.value,
+        "reason": not_run.reason.value,
+        "started_at": None,
+        "completed_at": not_run.at,
+        "created_at": not_run.at,
+        "duration_ms": None,
+        "lateness_ms": milliseconds(not_run.at - not_run.scheduled_for),
+        "output": None,
+        "error": None,
+        "attempts": [],
+        "spec_hash": not_run.spec_hash,
+        "owner": not_run.owner,
+    }
+    if (stretch := not_run.stretch) is not None:
+        row |= {
+            "slots_missed": stretch.count,
+            "first_slot": stretch.first,
+            "last_slot": stretch.last,
+        }
+    return row
+
+
+def _end_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:
+    end = {
+        "status": outcome.status.value,
+        "severity": outcome.severity.value,
+        "reason": outcome.reason.value if outcome.reason is not None else None,
+        "completed_at": outcome.completed_at,
+        "duration_ms": milliseconds(outcome.completed_at - execution.started_at),
+        "output": outcome.output,
+        "error": outcome.error,
+        "attempts": [
+            {"started_at": attempt.started_at, "error": attempt.error}
+            for attempt in outcome.attempts
+        ],
+    }
+    return end | ({"output_truncated": True} if outcome.output_truncated else {})
+
+
+def _execution_of(row: Mapping[str, Any]) -> Execution:
+    return Execution(
+        execution_id=row["execution_id"],
+        agent_id=row["councilor_id"],
+        scheduled_for=row["scheduled_for"],
+        trigger=Trigger(row["trigger"]),
+        spec_hash=row.get("spec_hash") or "",
+        owner=row.get("owner"),  # type: ignore[arg-type]  # None is a row of another program's
+        nonce=row.get("nonce"),  # type: ignore[arg-type]
+        started_at=row["started_at"],
+    )
+
+
+def _shown(row: Mapping[str, Any]) -> LedgerRow:
+    fields = {name: value for name, value in row.items() if name not in ("_id", "nonce")}
+    return LedgerRow(row["execution_id"], row["councilor_id"], row["scheduled_for"], fields)

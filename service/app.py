@@ -1,0 +1,331 @@
+"""The composition root: builds everything, nests it in the order in which it stops, runs it."""
+
+import asyncio
+import os
+import platform
+import secrets
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import stamina
+import structlog
+
+from service import __version__
+from service.adapters import conductor as conductor_adapter
+from service.adapters.apscheduler import TimedJobs
+from service.adapters.conductor import Dialect
+from service.adapters.mongo.agents import MongoAgents
+from service.adapters.mongo.client import Client, check_url, connected, require_replica_set
+from service.adapters.mongo.jobs import MongoStoredJobs
+from service.adapters.mongo.ledger import MongoLedger
+from service.adapters.mongo.replicas import MongoReplicas
+from service.domain.councilor import SchedulePolicy
+from service.domain.severity import SeverityRule
+from service.health import Health
+from service.ports import Misconfigured, Refused, ServiceError, Unavailable
+from service.projection import Projection
+from service.reconciler import Reconciler
+from service.replicas import Membership
+from service.runner import Runner, RunPolicy
+from service.settings import Settings, WrongSettings
+from service.settler import Settler
+from service.telemetry import Telemetry
+from service.web.routes import Routes
+from service.web.server import application, serving
+
+log = structlog.get_logger()
+
+
+class TaskEnded(ServiceError):
+    """A task that runs for ever has ended: the process must end too, and be started anew."""
+
+
+def wall_clock() -> datetime:
+    """The machine's clock, aware and in UTC; the only place that reads it."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The collections, as the ports see them."""
+
+    agents: MongoAgents
+    ledger: MongoLedger
+    stored_jobs: MongoStoredJobs
+    replicas: MongoReplicas
+
+
+def stores_of(client: Client, settings: Settings, owner: str) -> Stores:
+    """Everything that is kept in MongoDB, under the names that the settings give."""
+    database, agents = settings.mongodb_database, settings.scheduler_agents_collection
+    return Stores(
+        agents=MongoAgents(client, database, agents),
+        ledger=MongoLedger(client, database, settings.scheduler_executions_collection, agents),
+        stored_jobs=MongoStoredJobs(
+            client, database, settings.scheduler_jobs_collection, owner=owner, clock=wall_clock
+        ),
+        replicas=MongoReplicas(client, database),
+    )
+
+
+def schedule_policy(settings: Settings) -> SchedulePolicy:
+    """What the settings say about schedules."""
+    return SchedulePolicy(settings.scheduler_timezone, settings.scheduler_min_interval)
+
+
+def mongodb_url(settings: Settings) -> str:
+    """The connection string, which must be there and be one. Raises WrongSettings."""
+    if settings.mongodb_url is None:
+        raise WrongSettings(
+            ["MONGODB_URL: missing; point it at a replica set, or use --embedded for a local one"]
+        )
+    url = settings.mongodb_url.get_secret_value()
+    try:
+        check_url(url)
+    except ValueError as error:
+        raise WrongSettings([f"MONGODB_URL: {error}"]) from None
+    return url
+
+
+class Stop:
+    """Why the service stops: asked to, or because a task has ended."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self._fault: BaseException | None = None
+
+    def ask(self) -> None:
+        """End in good order."""
+        self._asked.set()
+
+    def fail(self, fault: BaseException) -> None:
+        """End in good order, then raise this."""
+        self._fault = self._fault or fault
+        self._asked.set()
+
+    async def wait(self) -> None:
+        """Return when the service shall stop."""
+        await self._asked.wait()
+
+    def raise_fault(self) -> None:
+        """Raise what has failed, if anything has."""
+        if self._fault is not None:
+            raise self._fault
+
+
+async def serve(settings: Settings, stop: Stop) -> None:
+    """Run the service until it is told to stop, then drain.
+
+    Raises WrongSettings, Misconfigured, CannotListen, or what ended a task that must not end.
+    """
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(connected(mongodb_url(settings)))
+        await _Service(settings, client, stop).run(stack)
+    stop.raise_fault()
+    log.info("scheduler_stopped")
+
+
+class _Service:
+    """The parts of one replica. `run` lists them outermost first: they stop in reverse."""
+
+    def __init__(self, settings: Settings, client: Client, stop: Stop) -> None:
+        self._settings = settings
+        self._client = client
+        self._stop = stop
+        self._id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._facts: dict[str, object] = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": __version__,
+        }
+        self._telemetry = Telemetry()
+        self._health = Health()
+        self._stores = stores_of(client, settings, self._id)
+        self._jobs = TimedJobs(self._project)
+        self._projection = Projection(
+            self._stores.stored_jobs, self._jobs, self._telemetry.projection_failed
+        )
+        self._membership = Membership(
+            self._stores.replicas,
+            self._stores.ledger,
+            self._jobs,
+            self._telemetry,
+            wall_clock,
+            replica_id=self._id,
+            facts=self._facts,
+            ttl=settings.scheduler_replica_ttl,
+        )
+
+    def _project(self, agent_id: str) -> None:
+        """Pass on what has changed: table and projection need each other."""
+        self._projection.mark(agent_id)
+
+    async def run(self, stack: AsyncExitStack) -> None:
+        port = await stack.enter_async_context(self._web())
+        log.info(
+            "scheduler_started",
+            version=__version__,
+            python=platform.python_version(),
+            replica=self._id,
+            http_host=self._settings.scheduler_http_host,
+            http_port=port,
+        )
+        if not await self._database_is_usable():
+            return
+        await stack.enter_async_context(self._beating())
+        await stack.enter_async_context(self._projecting())
+        runner = await stack.enter_async_context(self._running())
+        settler = await stack.enter_async_context(self._settling(runner))
+        await stack.enter_async_context(self._jobs.firing(settler.fire))
+        await stack.enter_async_context(self._reconciling())
+        await self._stop.wait()
+
+    @asynccontextmanager
+    async def _web(self) -> AsyncIterator[int]:
+        settings, stores = self._settings, self._stores
+        token = settings.scheduler_http_token
+        app = application(token.get_secret_value() if token is not None else None)
+        Routes(
+            stores.agents,
+            stores.ledger,
+            self._jobs,
+            self._health,
+            self._telemetry,
+            wall_clock,
+            facts={**self._facts, "replica": self._id},
+        ).add_to(app)
+        host, port = settings.scheduler_http_host, settings.scheduler_http_port
+        async with serving(app, host, port) as port:
+            yield port
+
+    async def _database_is_usable(self) -> bool:
+        """Wait for a primary, with the probes answering; False where we are told to stop."""
+        ready = asyncio.create_task(self._wait_for_database(), name="wait for MongoDB")
+        stopped = asyncio.create_task(self._stop.wait(), name="wait for stop")
+        await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not ready.done():
+            ready.cancel()
+            with suppress(asyncio.CancelledError):
+                await ready
+            return False
+        ready.result()
+        return True
+
+    async def _wait_for_database(self) -> None:
+        told = False
+        async for attempt in stamina.retry_context(
+            on=Unavailable, attempts=None, timeout=None, wait_initial=0.2, wait_max=3.0
+        ):
+            with attempt:
+                try:
+                    await require_replica_set(self._client)
+                    await self._stores.ledger.prepare(self._settings.scheduler_execution_ttl)
+                    await self._membership.join()
+                except Unavailable as error:
+                    self._health.watch_is_lost(str(error))
+                    if not told:
+                        log.warning("database_unavailable", error=str(error))
+                        told = True
+                    raise
+
+    @asynccontextmanager
+    async def _beating(self) -> AsyncIterator[None]:
+        async with self._task(self._membership.beat(), "heartbeat"):
+            yield
+        with suppress(Unavailable, Misconfigured):
+            await self._membership.leave()
+
+    @asynccontextmanager
+    async def _projecting(self) -> AsyncIterator[None]:
+        async with self._task(self._projection.project(), "projection"):
+            yield
+        with suppress(Unavailable, Misconfigured, Refused):
+            await self._projection.flush()
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[Runner]:
+        settings = self._settings
+        dialect = Dialect(settings.conductor_api_mode)
+        async with conductor_adapter.connected(
+            settings.conductor_api_url, dialect, settings.conductor_cwd
+        ) as conductor:
+            runner = Runner(
+                self._stores.ledger,
+                conductor,
+                self._telemetry,
+                wall_clock,
+                policy=RunPolicy(
+                    timeout=settings.scheduler_run_timeout,
+                    max_concurrent=settings.scheduler_max_concurrent_runs,
+                    max_output_bytes=settings.scheduler_max_output_bytes,
+                    severity=SeverityRule(settings.scheduler_severity),
+                ),
+                owner=self._id,
+            )
+            try:
+                yield runner
+            finally:
+                await runner.drain(settings.scheduler_drain_timeout)
+
+    @asynccontextmanager
+    async def _settling(self, runner: Runner) -> AsyncIterator[Settler]:
+        stores = self._stores
+        settler = Settler(
+            stores.agents,
+            stores.ledger,
+            self._jobs,
+            runner,
+            self._telemetry,
+            wall_clock,
+            policy=schedule_policy(self._settings),
+            failed=self._stop.fail,
+        )
+        try:
+            yield settler
+        finally:
+            await settler.stop()
+
+    @asynccontextmanager
+    async def _reconciling(self) -> AsyncIterator[None]:
+        reconciler = Reconciler(
+            self._stores.agents,
+            self._jobs,
+            self._telemetry,
+            self._health,
+            wall_clock,
+            policy=schedule_policy(self._settings),
+            resync_interval=self._settings.scheduler_resync_interval,
+            left_behind=await self._stores.stored_jobs.load(),
+        )
+        async with (
+            self._task(self._projection.compare_all(reconciler.resynced), "projection compare"),
+            self._task(reconciler.reconcile(), "reconcile"),
+            self._task(reconciler.watch(), "watch"),
+        ):
+            yield
+
+    @asynccontextmanager
+    async def _task(self, work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+        """Run a task that must not end by itself; where it does, the service stops."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, ServiceError):
+            self._stop.fail(error)
+            return
+        log.error("task_ended", task=task.get_name(), exc_info=error)
+        self._stop.fail(TaskEnded(f"the task {task.get_name()} has ended"))

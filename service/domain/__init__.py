@@ -1,0 +1,1 @@
+"""Pure meaning: documents, schedules, plans and outcomes; no clock, no I/O."""

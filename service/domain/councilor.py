@@ -1,0 +1,238 @@
+"""A document of `agents`, read: a councilor, an invalid councilor, or no councilor at all."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NewType
+
+from service.domain.config import (
+    CatchUp,
+    Config,
+    ConfigRejected,
+    Overlap,
+    Problem,
+    ScheduleConfig,
+    config_from,
+    instant_from,
+    shown,
+)
+from service.domain.schedule import (
+    Cron,
+    Every,
+    ScheduleError,
+    cron_from,
+    delay_within,
+    every_from,
+    interval_from,
+    interval_text,
+)
+
+DocumentKey = NewType("DocumentKey", bytes)
+"""A document's `_id`, encoded; keys compare as MongoDB orders ids of the common types."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulePolicy:
+    """What the service's settings say about schedules."""
+
+    timezone: str = "UTC"
+    min_interval: timedelta = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a run does."""
+
+    name: str
+    prompt: str
+    context_files: tuple[str, ...]
+    output_format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notifications:
+    """Who is told of which severities."""
+
+    on_success: bool = False
+    on_warning: bool = True
+    on_error: bool = True
+    channels: tuple[str, ...] = ("panel",)
+
+
+@dataclass(frozen=True, slots=True)
+class Councilor:
+    """A promoted agent whose configuration means something."""
+
+    agent_id: str
+    display_name: str
+    schedule: Every | Cron
+    delay: timedelta
+    enabled: bool
+    paused_until: datetime | None
+    catch_up: CatchUp
+    overlap: Overlap
+    spec_hash: str
+    task: Task
+    notifications: Notifications
+    cwd: str | None
+    ai_provider: str | None
+    run_requested_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidCouncilor:
+    """A promoted agent whose configuration cannot be run, and what its owner should mend."""
+
+    agent_id: str | None
+    display_name: str
+    spec_hash: str
+    problem: Problem
+    run_requested_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotCouncilor:
+    """An agent that is not promoted; `agent_id` where the document has a usable one."""
+
+    agent_id: str | None
+    run_requested_at: datetime | None = None
+
+
+Reading = Councilor | InvalidCouncilor | NotCouncilor
+
+
+def parse_councilor(document: Mapping[str, object], policy: SchedulePolicy) -> Reading:
+    """Read a document whatever it holds: never raises, and names the first thing to mend."""
+    agent_id = document.get("agent_id")
+    if not isinstance(agent_id, str) or not agent_id:
+        agent_id = None
+    requested_at = instant_from(document.get("councilor_run_requested_at"))
+    promoted = document.get("is_councilor")
+    if promoted is None or promoted is False:
+        return NotCouncilor(agent_id, requested_at)
+    name = _display_name(document, agent_id)
+    try:
+        _require_promotion(promoted, document.get("agent_id"))
+        config = config_from(document.get("councilor_config"))
+        schedule = _schedule(config.schedule, policy)
+        delay = _delay(config.schedule, schedule, agent_id or "")
+    except ConfigRejected as rejected:
+        return InvalidCouncilor(
+            agent_id=agent_id,
+            display_name=name,
+            spec_hash=_hash(repr(_schedule_texts(document))),
+            problem=rejected.problem,
+            run_requested_at=requested_at,
+        )
+    return Councilor(
+        agent_id=agent_id or "",
+        display_name=name,
+        schedule=schedule,
+        delay=delay,
+        enabled=config.schedule.enabled,
+        paused_until=config.schedule.paused_until,
+        catch_up=config.schedule.catch_up,
+        overlap=config.schedule.overlap,
+        spec_hash=_hash(f"{schedule.identity} spread={config.schedule.spread or '0s'}"),
+        task=_task(config, name),
+        notifications=_notifications(config),
+        cwd=_text(document.get("cwd")),
+        ai_provider=_text(document.get("ai_provider")),
+        run_requested_at=requested_at,
+    )
+
+
+def _require_promotion(promoted: object, agent_id: object) -> None:
+    if promoted is not True:
+        raise ConfigRejected(
+            "is_councilor",
+            f"is_councilor is {shown(promoted)}, neither true nor false",
+            "set it to true to promote the agent, or to false to demote it",
+        )
+    if not isinstance(agent_id, str) or not agent_id:
+        raise ConfigRejected(
+            "agent_id",
+            f"agent_id is {shown(agent_id)}, so nothing can be scheduled under it",
+            "set it to a text that is not empty and that no other agent has",
+        )
+
+
+def _schedule(config: ScheduleConfig, policy: SchedulePolicy) -> Every | Cron:
+    zone = config.timezone if config.timezone is not None else policy.timezone
+    field = "councilor_config.schedule.value"
+    try:
+        if config.type == "interval":
+            schedule: Every | Cron = every_from(config.value)
+        else:
+            schedule = cron_from(config.value, zone)
+    except ScheduleError as error:
+        if "time zone" in str(error):
+            field = "councilor_config.schedule.timezone"
+        raise ConfigRejected(field, str(error), error.hint) from error
+    # No cron is denser than once a minute, so most need no look at their gaps.
+    if policy.min_interval > timedelta(minutes=1) or isinstance(schedule, Every):
+        _require_distance(schedule, policy.min_interval, field)
+    return schedule
+
+
+def _require_distance(schedule: Every | Cron, min_interval: timedelta, field: str) -> None:
+    if schedule.shortest_gap < min_interval:
+        raise ConfigRejected(
+            field,
+            f'"{schedule.text}" runs every {interval_text(schedule.shortest_gap)}, more often than '
+            f"the {interval_text(min_interval)} that this service allows",
+            f"leave at least {interval_text(min_interval)} between runs, "
+            "or have SCHEDULER_MIN_INTERVAL lowered",
+        )
+
+
+def _delay(config: ScheduleConfig, schedule: Every | Cron, agent_id: str) -> timedelta:
+    if config.spread is None:
+        return timedelta(0)
+    try:
+        spread = interval_from(config.spread)
+    except ScheduleError as error:
+        field = "councilor_config.schedule.spread"
+        raise ConfigRejected(field, str(error), error.hint) from error
+    if isinstance(schedule, Every):
+        spread = min(spread, schedule.period)
+    return delay_within(spread, agent_id)
+
+
+def _task(config: Config, display_name: str) -> Task:
+    task = config.task
+    return Task(
+        name=task.name or config.title or display_name,
+        prompt=task.prompt,
+        context_files=tuple(task.context_files),
+        output_format=task.output_format,
+    )
+
+
+def _notifications(config: Config) -> Notifications:
+    told = config.notifications
+    return Notifications(told.on_success, told.on_warning, told.on_error, tuple(told.channels))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def _schedule_texts(document: Mapping[str, object]) -> object:
+    config = document.get("councilor_config")
+    schedule = config.get("schedule") if isinstance(config, Mapping) else None
+    if not isinstance(schedule, Mapping):
+        return shown(schedule)
+    return [shown(schedule.get(name)) for name in ("type", "value", "timezone", "spread")]
+
+
+def _display_name(document: Mapping[str, object], agent_id: str | None) -> str:
+    customization = document.get("customization")
+    chosen = customization.get("display_name") if isinstance(customization, Mapping) else None
+    candidates = (chosen, document.get("name"), document.get("title"))
+    return next((name for value in candidates if (name := _text(value))), agent_id or "")
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

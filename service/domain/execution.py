@@ -1,0 +1,294 @@
+"""One slot's way through the ledger: what is due, what may start, and how it ended."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from service.domain.config import CatchUp
+from service.domain.councilor import Councilor, DocumentKey, Task
+from service.domain.planning import JobSpec
+from service.domain.schedule import Every, Timetable
+from service.domain.severity import Severity
+
+MOST_CAUGHT_UP = 100
+"""How many missed slots `catch_up: all` runs, the latest ones."""
+STALE_REQUEST = timedelta(hours=1)
+"""A run-now request older than this when first seen never runs."""
+PUNCTUAL = timedelta(seconds=15)
+"""A slot that starts within this time of its instant was not missed, whatever held it up."""
+
+
+class Trigger(StrEnum):
+    """Why a run was started."""
+
+    SCHEDULE = "schedule"
+    CATCH_UP = "catch_up"
+    MANUAL = "manual"
+
+
+class Status(StrEnum):
+    """The state of a ledger row."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    ERROR = "error"
+    SKIPPED = "skipped"
+    MISSED = "missed"
+
+
+class Reason(StrEnum):
+    """Why a slot did not run, or why a run failed."""
+
+    OVERLAP = "overlap"
+    PAUSED = "paused"
+    DEMOTED = "demoted"
+    DELETED = "deleted"
+    INVALID = "invalid"
+    OUTAGE = "outage"
+    STALE = "stale"
+    CAPACITY = "capacity"
+    INTERRUPTED = "interrupted"
+    TIMEOUT = "timeout"
+    FAILED = "failed"
+    CONDUCTOR_UNAVAILABLE = "conductor_unavailable"
+    CONDUCTOR_REJECTED = "conductor_rejected"
+    CONDUCTOR_DISCONNECTED = "conductor_disconnected"
+    INTERNAL = "internal_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Fire:
+    """A slot that has come due, or a run that was asked for."""
+
+    key: DocumentKey
+    agent_id: str
+    due_at: datetime
+    trigger: Trigger = Trigger.SCHEDULE
+
+    @property
+    def execution_id(self) -> str:
+        return execution_id(self.agent_id, self.due_at, self.trigger)
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Slots in a row that nobody ran, `first` and `last` included."""
+
+    first: datetime
+    last: datetime
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """A run that may start: its ledger row, before it has an end."""
+
+    execution_id: str
+    agent_id: str
+    scheduled_for: datetime
+    trigger: Trigger
+    spec_hash: str
+    owner: str
+    nonce: str
+    started_at: datetime
+
+    @property
+    def lateness_ms(self) -> int:
+        return milliseconds(self.started_at - self.scheduled_for)
+
+
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    """A slot, or a stretch of them, that ends without a run."""
+
+    agent_id: str
+    scheduled_for: datetime
+    trigger: Trigger
+    status: Status
+    reason: Reason
+    spec_hash: str | None
+    owner: str
+    at: datetime
+    stretch: Stretch | None = None
+
+    @property
+    def execution_id(self) -> str:
+        return execution_id(self.agent_id, self.scheduled_for, self.trigger)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call of Conductor; `error` is None where it was answered without one."""
+
+    started_at: datetime
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended. `error` is readable exactly where `status` is error."""
+
+    status: Status
+    severity: Severity
+    completed_at: datetime
+    output: str | None
+    error: str | None
+    reason: Reason | None
+    attempts: tuple[Attempt, ...] = ()
+    output_truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What Conductor is asked to do."""
+
+    execution_id: str
+    agent_id: str
+    agent_name: str
+    task: Task
+    scheduled_for: datetime
+    cwd: str | None
+    ai_provider: str | None
+    timeout: timedelta
+    config: Mapping[str, object]
+
+    @property
+    def instance_id(self) -> str:
+        return f"councilor_{self.agent_id}_{epoch_ms(self.scheduled_for)}"
+
+
+def interrupted(at: datetime, error: str) -> Outcome:
+    """The end of a run whose replica is gone, or stops before Conductor has answered."""
+    return Outcome(
+        status=Status.ERROR,
+        severity=Severity.ERROR,
+        completed_at=at,
+        output=None,
+        error=error,
+        reason=Reason.INTERRUPTED,
+    )
+
+
+class Claim(StrEnum):
+    """What became of an attempt to open a ledger row."""
+
+    WON = "won"
+    TAKEN = "taken"
+    OVERLAPS = "overlaps"
+
+
+@dataclass(frozen=True, slots=True)
+class DueSlots:
+    """What to do about the slots between one that came due and now: start some, miss the rest."""
+
+    starts: tuple[tuple[datetime, Trigger], ...]
+    missed: Stretch | None
+    last: datetime
+    """The latest slot that this settles."""
+
+    @property
+    def is_on_time(self) -> bool:
+        """Tell whether this is one slot, started as it came due."""
+        is_one = self.missed is None and len(self.starts) == 1
+        return is_one and self.starts[0][1] is Trigger.SCHEDULE
+
+
+def due_slots(
+    spec: JobSpec,
+    timetable: Timetable,
+    due_at: datetime,
+    now: datetime,
+    serving_since: datetime,
+) -> DueSlots | None:
+    """Decide on the slots from `due_at` to `now`; None where there is none, after an edit say.
+
+    Slots that came due before `serving_since`, or long before `now`, count as missed, and the
+    councilor's `catch_up` says which of them run. Costs the same however many there are.
+    """
+    last = timetable.latest_slot(now)
+    first = timetable.next_slot(due_at - timedelta(microseconds=1))
+    if last is None or first > last:
+        return None
+    if last >= serving_since and now - last <= PUNCTUAL:
+        start: tuple[tuple[datetime, Trigger], ...] = ((last, Trigger.SCHEDULE),)
+        if first == last:
+            return DueSlots(start, None, last)
+        earlier = timetable.latest_slot(last - timedelta(microseconds=1))
+        assert earlier is not None  # `first` is one
+        caught_up, missed = _caught_up(spec, timetable, first, earlier, None)
+        return DueSlots((*caught_up, *start), missed, last)
+    starts, missed = _caught_up(spec, timetable, first, last, now)
+    return DueSlots(starts, missed, last)
+
+
+def _caught_up(
+    spec: JobSpec, timetable: Timetable, first: datetime, last: datetime, now: datetime | None
+) -> tuple[tuple[tuple[datetime, Trigger], ...], Stretch | None]:
+    """Which of the missed slots to run; with `now` None a newer slot runs in their place."""
+    match spec.catch_up:
+        case CatchUp.ALL:
+            slots = _latest_slots(timetable, first, last, MOST_CAUGHT_UP)
+        case CatchUp.ONCE if now is not None and now - last <= _recent(spec, timetable, last):
+            slots = [last]
+        case _:
+            slots = []
+    starts = tuple((slot, Trigger.CATCH_UP) for slot in slots)
+    if slots and slots[0] == first:
+        return starts, None
+    tick = timedelta(microseconds=1)
+    end = timetable.latest_slot(slots[0] - tick) if slots else last
+    assert end is not None  # `first` is before it
+    return starts, Stretch(first, end, timetable.count(first, end))
+
+
+def _latest_slots(
+    timetable: Timetable, first: datetime, last: datetime, most: int
+) -> list[datetime]:
+    slots = [last]
+    while len(slots) < most:
+        earlier = timetable.latest_slot(slots[-1] - timedelta(microseconds=1))
+        if earlier is None or earlier < first:
+            break
+        slots.append(earlier)
+    return slots[::-1]
+
+
+def _recent(spec: JobSpec, timetable: Timetable, slot: datetime) -> timedelta:
+    """How late the latest missed slot may still start."""
+    if isinstance(spec.schedule, Every):
+        return min(spec.schedule.period, timedelta(hours=1))
+    return min((timetable.next_slot(slot) - slot) / 2, timedelta(hours=12))
+
+
+def order_for(
+    councilor: Councilor, config: object, execution: Execution, timeout: timedelta
+) -> Order:
+    """What Conductor is asked, from the document as it was read when the run started."""
+    return Order(
+        execution_id=execution.execution_id,
+        agent_id=councilor.agent_id,
+        agent_name=councilor.display_name,
+        task=councilor.task,
+        scheduled_for=execution.scheduled_for,
+        cwd=councilor.cwd,
+        ai_provider=councilor.ai_provider,
+        timeout=timeout,
+        config=config if isinstance(config, Mapping) else {},
+    )
+
+
+def execution_id(agent_id: str, due_at: datetime, trigger: Trigger) -> str:
+    """The identity of a slot's ledger row: one agent, one instant, one row."""
+    suffix = "_manual" if trigger is Trigger.MANUAL else ""
+    return f"exec_{agent_id}_{epoch_ms(due_at)}{suffix}"
+
+
+def epoch_ms(instant: datetime) -> int:
+    """Whole milliseconds since 1970, exact for instants that have no finer part."""
+    return milliseconds(instant - datetime(1970, 1, 1, tzinfo=UTC))
+
+
+def milliseconds(duration: timedelta) -> int:
+    """A duration in whole milliseconds, rounded down."""
+    return duration // timedelta(milliseconds=1)

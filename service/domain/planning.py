@@ -1,0 +1,384 @@
+"""What the documents want, and the steps from the jobs there are to the jobs there should be."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from service.domain.config import CatchUp, Overlap, Problem, instant_from
+from service.domain.councilor import (
+    Councilor,
+    DocumentKey,
+    InvalidCouncilor,
+    NotCouncilor,
+    Reading,
+    SchedulePolicy,
+    parse_councilor,
+)
+from service.domain.schedule import Cron, Every, Timetable
+
+_TICK = timedelta(microseconds=1)
+SHOWN_RUNS = 5
+"""How many next runs a verdict shows."""
+_VERDICT_FIELDS = ("state", "spec_hash", "error", "explanation", "timezone")
+
+
+class JobState(StrEnum):
+    """The verdict on a councilor, and the state of its job."""
+
+    SCHEDULED = "scheduled"
+    PAUSED = "paused"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDocument:
+    """A document of `agents`, read again on the primary.
+
+    `fields` is None where it does not exist; `damage` says what in it could not be decoded.
+    `revision` stands for the configuration exactly as it was read: a verdict is written only where
+    it still holds.
+    """
+
+    key: DocumentKey
+    fields: Mapping[str, object] | None
+    revision: object = None
+    damage: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """When a councilor runs, and nothing of what it does."""
+
+    schedule: Every | Cron
+    spec_hash: str
+    delay: timedelta
+    paused_until: datetime | None
+    catch_up: CatchUp
+    overlap: Overlap
+
+    def timetable(self, accepted_at: datetime) -> Timetable:
+        """The slots since the instant at which this spec was accepted."""
+        return Timetable(self.schedule, accepted_at, self.delay, self.paused_until)
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What one document wants: a job in some state. `spec` is None exactly where it is invalid."""
+
+    key: DocumentKey
+    agent_id: str | None
+    name: str
+    state: JobState
+    spec_hash: str
+    spec: JobSpec | None = None
+    problem: Problem | None = None
+    run_requested_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """A document that wants no job: deleted, or not a councilor."""
+
+    key: DocumentKey
+    agent_id: str | None
+    deleted: bool
+    run_requested_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A councilor in the job table. `next_run_at` is None unless it is scheduled."""
+
+    key: DocumentKey
+    agent_id: str
+    name: str
+    state: JobState
+    spec_hash: str
+    spec: JobSpec | None
+    accepted_at: datetime | None
+    next_run_at: datetime | None
+    problem: Problem | None = None
+
+    @property
+    def timetable(self) -> Timetable | None:
+        """The slots of a scheduled job; None while it is paused or invalid."""
+        if self.state is not JobState.SCHEDULED or self.spec is None or self.accepted_at is None:
+            return None
+        return self.spec.timetable(self.accepted_at)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A job as an earlier process left it in `apscheduler_jobs`."""
+
+    agent_id: str
+    spec_hash: str
+    state: str
+    accepted_at: datetime | None
+    next_run_at: datetime | None
+
+
+def stored_of(job: Job) -> StoredJob:
+    """A job of this process, as if an earlier one had left it."""
+    return StoredJob(job.agent_id, job.spec_hash, job.state, job.accepted_at, job.next_run_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What is known of a councilor from before: its verdict and the job somebody left."""
+
+    accepted_at: datetime | None = None
+    """When the present spec was accepted, if it was."""
+    oldest_open: datetime | None = None
+    """The instant from which slots may be without a ledger row."""
+
+
+class Change(StrEnum):
+    """What became of a job; the value is the log event."""
+
+    SCHEDULED = "job_scheduled"
+    PAUSED = "job_paused"
+    RESUMED = "job_resumed"
+    REJECTED = "job_rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Set the job; `change` is None where only details differ that no one needs to be told."""
+
+    job: Job
+    change: Change | None
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Take the job away."""
+
+    agent_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """All is as it should be."""
+
+
+Action = Put | Remove | Keep
+
+
+def desired_job(document: AgentDocument, policy: SchedulePolicy) -> Desired | Absence:
+    """What a document wants, whatever it holds."""
+    if document.fields is None:
+        return Absence(document.key, None, deleted=True)
+    return desired_by(document.key, parse_councilor(document.fields, policy), document.damage)
+
+
+def desired_by(key: DocumentKey, reading: Reading, damage: str | None) -> Desired | Absence:
+    """What a document that was read as `reading` wants; nothing damaged is ever run."""
+    match reading:
+        case NotCouncilor(agent_id, run_requested_at):
+            return Absence(key, agent_id, deleted=False, run_requested_at=run_requested_at)
+        case Councilor() if damage is None:
+            return Desired(
+                key,
+                reading.agent_id,
+                reading.display_name,
+                JobState.SCHEDULED if reading.enabled else JobState.PAUSED,
+                reading.spec_hash,
+                spec=_spec(reading),
+                run_requested_at=reading.run_requested_at,
+            )
+        case InvalidCouncilor() if damage is None:
+            problem = reading.problem
+        case _:
+            hint = "write the document anew, with texts in UTF-8 and dates before the year 10000"
+            problem = Problem("", f"the document cannot be decoded: {damage}", hint)
+    return Desired(
+        key,
+        reading.agent_id,
+        reading.display_name,
+        JobState.INVALID,
+        reading.spec_hash,
+        problem=problem,
+        run_requested_at=reading.run_requested_at,
+    )
+
+
+def contested(desired: Desired) -> Desired:
+    """The same document, invalid because another one has its `agent_id`."""
+    problem = Problem(
+        "agent_id",
+        f'agent_id "{desired.agent_id}" belongs to another document, whose _id is smaller',
+        "give each agent an agent_id of its own",
+    )
+    return replace(desired, state=JobState.INVALID, spec=None, problem=problem)
+
+
+def past_of(status: object, stored: StoredJob | None, desired: Desired) -> Past:
+    """What the document's own status and the stored job say about the present spec.
+
+    The document decides; the stored job stands in where a writer replaced the whole document.
+    """
+    accepted_at, since = None, None
+    if isinstance(status, Mapping) and status.get("spec_hash") == desired.spec_hash:
+        accepted_at = instant_from(status.get("accepted_at"))
+        if status.get("state") == JobState.SCHEDULED:
+            since = instant_from(status.get("observed_at"))
+    if stored is None or stored.spec_hash != desired.spec_hash:
+        return Past(accepted_at, max(accepted_at, since) if accepted_at and since else None)
+    if accepted_at is None:
+        accepted_at = stored.accepted_at
+    return Past(accepted_at, stored.next_run_at if accepted_at == stored.accepted_at else None)
+
+
+def plan(
+    desired: Desired | Absence, current: Job | None, past: Past, now: datetime
+) -> tuple[Action, ...]:
+    """The steps for one document; `current` is the job that this document has now.
+
+    A desired job needs an acceptance: `past.accepted_at` must be set unless it is invalid.
+    Planning again after the steps were taken gives Keep.
+    """
+    if isinstance(desired, Absence) or desired.agent_id is None:
+        return (Remove(current.agent_id),) if current is not None else (Keep(),)
+    removal: tuple[Action, ...] = ()
+    if current is not None and current.agent_id != desired.agent_id:
+        removal, current = (Remove(current.agent_id),), None
+    job = _job(desired, current, past, now)
+    if job == current:
+        return (Keep(),)
+    return (*removal, Put(job, _change(current, job)))
+
+
+def _job(desired: Desired, current: Job | None, past: Past, now: datetime) -> Job:
+    job = Job(
+        key=desired.key,
+        agent_id=desired.agent_id or "",
+        name=desired.name,
+        state=desired.state,
+        spec_hash=desired.spec_hash,
+        spec=desired.spec,
+        accepted_at=past.accepted_at,
+        next_run_at=None,
+        problem=desired.problem,
+    )
+    timetable = job.timetable
+    if timetable is None:
+        return job
+    return replace(job, next_run_at=_next_run_at(timetable, job, current, past, now))
+
+
+def _next_run_at(
+    timetable: Timetable, job: Job, current: Job | None, past: Past, now: datetime
+) -> datetime:
+    if current is not None:
+        if current.timetable == timetable and current.next_run_at is not None:
+            return current.next_run_at  # includes a slot that is due and not settled yet
+    elif past.oldest_open is not None and past.oldest_open <= now:
+        return timetable.next_slot(past.oldest_open - _TICK)  # may be over: an outage
+    return timetable.next_slot(now)
+
+
+def _change(current: Job | None, job: Job) -> Change | None:
+    if job.state is JobState.INVALID:
+        changed = current is None or current.problem != job.problem
+        return Change.REJECTED if changed else None
+    if job.state is JobState.PAUSED:
+        was_paused = current is not None and current.state is JobState.PAUSED
+        return None if was_paused else Change.PAUSED
+    if current is not None and current.state is JobState.PAUSED:
+        return Change.RESUMED if current.spec_hash == job.spec_hash else Change.SCHEDULED
+    is_same = current is not None and current.timetable == job.timetable
+    return None if is_same else Change.SCHEDULED
+
+
+def _spec(councilor: Councilor) -> JobSpec:
+    return JobSpec(
+        schedule=councilor.schedule,
+        spec_hash=councilor.spec_hash,
+        delay=councilor.delay,
+        paused_until=councilor.paused_until,
+        catch_up=councilor.catch_up,
+        overlap=councilor.overlap,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What `councilor_status` says; times that only the server knows are added by it."""
+
+    state: JobState
+    spec_hash: str
+    problem: Problem | None
+    explanation: str | None
+    timezone: str | None
+    spec: JobSpec | None
+    carried_at: datetime | None
+    """The acceptance that was lost with the document's status, where a job still knows it."""
+    upcoming: tuple[datetime, ...]
+    """The next slots of a cron; those of an interval depend on the acceptance."""
+
+
+def verdict_on(desired: Desired, past: Past, now: datetime) -> Verdict:
+    """The verdict that the document should carry."""
+    spec = desired.spec
+    upcoming: tuple[datetime, ...] = ()
+    if spec is not None and isinstance(spec.schedule, Cron):
+        # A few more than are shown: the server drops those that are over by its clock.
+        upcoming = upcoming_slots(spec.timetable(now), now, SHOWN_RUNS + 2)
+    return Verdict(
+        state=desired.state,
+        spec_hash=desired.spec_hash,
+        problem=desired.problem,
+        explanation=spec.schedule.explanation if spec is not None else None,
+        timezone=spec.schedule.zone if spec is not None else None,
+        spec=spec,
+        carried_at=past.accepted_at,
+        upcoming=upcoming,
+    )
+
+
+def upcoming_slots(timetable: Timetable, after: datetime, count: int) -> tuple[datetime, ...]:
+    """The next slots strictly after an instant."""
+    slots: list[datetime] = []
+    while len(slots) < count:
+        slots.append(timetable.next_slot(slots[-1] if slots else after))
+    return tuple(slots)
+
+
+def is_said(status: object, verdict: Verdict) -> bool:
+    """Tell whether a document's `councilor_status` already says this verdict."""
+    if not isinstance(status, Mapping):
+        return False
+    said = {name: status.get(name) for name in _VERDICT_FIELDS}
+    return _shows_next_runs(status, verdict) and said == {
+        "state": verdict.state,
+        "spec_hash": verdict.spec_hash,
+        "error": error_of(verdict.problem),
+        "explanation": verdict.explanation,
+        "timezone": verdict.timezone,
+    }
+
+
+def _shows_next_runs(status: Mapping[str, object], verdict: Verdict) -> bool:
+    """The runs that were next when the verdict was written; a new `paused_until` moves them."""
+    runs, spec = status.get("next_runs"), verdict.spec
+    if spec is None:
+        return runs == []
+    accepted_at, observed_at = (
+        value if isinstance(value := status.get(name), datetime) else None
+        for name in ("accepted_at", "observed_at")
+    )
+    if accepted_at is None or observed_at is None:
+        return False
+    if verdict.state is JobState.PAUSED:
+        return runs == []
+    first = spec.timetable(accepted_at).next_slot(observed_at)
+    return isinstance(runs, list) and runs[:1] == [first]
+
+
+def error_of(problem: Problem | None) -> dict[str, str] | None:
+    """A problem as documents and answers show it."""
+    if problem is None:
+        return None
+    return {"field": problem.field, "message": problem.message, "hint": problem.hint}

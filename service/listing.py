@@ -1,0 +1,160 @@
+"""Councilors as they are shown to people and programs: one item each, in pages."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+from service.domain.councilor import SchedulePolicy
+from service.domain.planning import (
+    SHOWN_RUNS,
+    Absence,
+    AgentDocument,
+    Job,
+    JobState,
+    StoredJob,
+    desired_job,
+    error_of,
+    past_of,
+    upcoming_slots,
+)
+from service.ports import Agents, Ledger, LedgerRow
+
+Item = dict[str, object]
+
+SORTS = ("agent_id", "name", "next_run_time")
+MOST_ITEMS = 500
+_RECENT = 20
+
+
+class UnknownCursor(ValueError):
+    """The page asked for begins after a councilor that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which councilors to show: `limit` at most, after one, filtered, in an order."""
+
+    limit: int = 100
+    after: str | None = None
+    state: JobState | None = None
+    text: str = ""
+    sort: str = "agent_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some items of `total`; `next` is what to ask for as `after`, None at the end."""
+
+    items: Sequence[Item]
+    total: int
+    next: str | None
+
+
+async def page_of(jobs: Sequence[Job], query: Query, agents: Agents, ledger: Ledger) -> Page:
+    """One page of these jobs, with what documents and ledger say. Raises Unavailable."""
+    text = query.text.casefold()
+    chosen = [
+        job
+        for job in jobs
+        if (query.state is None or job.state is query.state)
+        and (text in job.agent_id.casefold() or text in job.name.casefold())
+    ]
+    chosen.sort(key=_ORDERS[query.sort])
+    start = 0
+    if query.after is not None:
+        places = (place for place, job in enumerate(chosen) if job.agent_id == query.after)
+        place = next(places, None)
+        if place is None:
+            raise UnknownCursor(query.after)
+        start = place + 1
+    shown = chosen[start : start + query.limit]
+    is_last = start + query.limit >= len(chosen)
+    items = await items_of(shown, agents, ledger)
+    return Page(items, len(chosen), None if is_last or not shown else shown[-1].agent_id)
+
+
+async def items_of(jobs: Sequence[Job], agents: Agents, ledger: Ledger) -> list[Item]:
+    """These jobs, with the statistics of their documents. Raises Unavailable."""
+    if not jobs:
+        return []
+    documents = await agents.read([job.key for job in jobs])
+    latest = await ledger.latest([job.agent_id for job in jobs])
+    return [
+        _item(job, document, latest.get(job.agent_id))
+        for job, document in zip(jobs, documents, strict=True)
+    ]
+
+
+async def detail_of(job: Job, agents: Agents, ledger: Ledger, now: datetime) -> Item:
+    """One councilor: its item, verdict, next runs and recent executions. Raises Unavailable."""
+    (document,) = await agents.read([job.key])
+    rows = await ledger.history(job.agent_id, _RECENT)
+    latest = await ledger.latest([job.agent_id])
+    timetable = job.timetable
+    return {
+        **_item(job, document, latest.get(job.agent_id)),
+        "verdict": (document.fields or {}).get("councilor_status"),
+        "next_runs": upcoming_slots(timetable, now, SHOWN_RUNS) if timetable is not None else (),
+        "executions": [row.fields for row in rows],
+    }
+
+
+def jobs_of(
+    documents: Sequence[AgentDocument], stored: Mapping[str, StoredJob], policy: SchedulePolicy
+) -> list[Job]:
+    """The jobs as they follow from documents and `apscheduler_jobs`, where no service is asked."""
+    return [job for document in documents if (job := _job_of(document, stored, policy))]
+
+
+def _job_of(
+    document: AgentDocument, stored: Mapping[str, StoredJob], policy: SchedulePolicy
+) -> Job | None:
+    desired = desired_job(document, policy)
+    if isinstance(desired, Absence) or desired.agent_id is None:
+        return None
+    row = stored.get(desired.agent_id)
+    return Job(
+        key=desired.key,
+        agent_id=desired.agent_id,
+        name=desired.name,
+        state=desired.state,
+        spec_hash=desired.spec_hash,
+        spec=desired.spec,
+        accepted_at=past_of(
+            (document.fields or {}).get("councilor_status"), row, desired
+        ).accepted_at,
+        next_run_at=row.next_run_at if row is not None else None,
+        problem=desired.problem,
+    )
+
+
+def _item(job: Job, document: AgentDocument, latest: LedgerRow | None) -> Item:
+    schedule = job.spec.schedule if job.spec is not None else None
+    stats = (document.fields or {}).get("stats")
+    counted = cast("Mapping[str, Any]", stats) if isinstance(stats, Mapping) else {}
+    return {
+        "agent_id": job.agent_id,
+        "name": job.name,
+        "state": job.state.value,
+        "schedule": f"{schedule.kind}={schedule.text}" if schedule is not None else None,
+        "timezone": schedule.zone if schedule is not None else None,
+        "explanation": schedule.explanation if schedule is not None else None,
+        "next_run_time": job.next_run_at,
+        "last_execution": counted.get("last_execution"),
+        "last_severity": latest.fields.get("severity") if latest is not None else None,
+        "success_rate": counted.get("success_rate"),
+        "error": error_of(job.problem),
+    }
+
+
+def _by_next_run(job: Job) -> tuple[bool, float, str]:
+    at = job.next_run_at
+    return (at is None, at.timestamp() if at is not None else 0.0, job.agent_id)
+
+
+_ORDERS = {
+    "agent_id": lambda job: (job.agent_id,),
+    "name": lambda job: (job.name.casefold(), job.agent_id),
+    "next_run_time": _by_next_run,
+}

@@ -1,0 +1,233 @@
+"""What the use cases need from the outside, in terms of the domain, and the errors that cross."""
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from service.domain.councilor import DocumentKey
+from service.domain.execution import Claim, Execution, Fire, NotRun, Order, Outcome, Reason
+from service.domain.planning import AgentDocument, Job, StoredJob, Verdict
+
+
+class ServiceError(Exception):
+    """The base of all errors that this service raises on purpose."""
+
+
+class Unavailable(ServiceError):
+    """The other side did not answer, or not now: wait, then try again."""
+
+
+class WatchLost(ServiceError):
+    """The change stream is gone: enter it again and list. `reason` is short, for a metric."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class Misconfigured(ServiceError):
+    """The other side will never do what is asked until a person changes something."""
+
+
+class Refused(ServiceError):
+    """The database refuses this one write, and always will."""
+
+
+Clock = Callable[[], datetime]
+"""The wall clock: aware, in UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dirty:
+    """Something may have changed in these documents of `agents`."""
+
+    keys: Sequence[DocumentKey]
+    operation: str = ""
+
+
+class Watch(Protocol):
+    """A change stream that is open, so that a listing made now misses nothing."""
+
+    def documents(self) -> AsyncIterator[Sequence[AgentDocument]]:
+        """Every document that may concern us, in batches. Raises WatchLost."""
+
+    async def changes(self) -> Dirty:
+        """The next changes; empty after about a second without any. Raises WatchLost.
+
+        Must not be cancelled and called again: a cancelled call may lose changes.
+        """
+
+
+class Agents(Protocol):
+    """The collection `agents`."""
+
+    def watch(self) -> AbstractAsyncContextManager[Watch]:
+        """Open the change stream. Raises WatchLost, Unavailable, Misconfigured."""
+
+    async def read(self, keys: Sequence[DocumentKey]) -> Sequence[AgentDocument]:
+        """The documents as the majority has them, on the primary, one for each key.
+
+        They are at least as new as any change that the watch has delivered. Raises Unavailable.
+        """
+
+    async def find(self, agent_ids: Sequence[str] | None) -> Sequence[AgentDocument]:
+        """The councilors with these ids, or all. Raises Unavailable."""
+
+    async def write_verdicts(
+        self, verdicts: Sequence[tuple[AgentDocument, Verdict]]
+    ) -> Mapping[DocumentKey, datetime]:
+        """Set `councilor_status` where the document still is what was judged.
+
+        Answers when the present spec of each was accepted, by the server's clock; documents that
+        have changed meanwhile, or that refuse it, are left out. Raises Unavailable.
+        """
+
+    async def clear_verdicts(self, keys: Sequence[DocumentKey]) -> None:
+        """Remove `councilor_status` from documents that are no councilors. Raises Unavailable."""
+
+    async def edit(self, agent_id: str, changes: Mapping[str, object]) -> bool:
+        """Do what any writer would: set fields (None unsets). False where there is no such agent.
+
+        Raises Unavailable.
+        """
+
+    async def ping(self) -> None:
+        """Return when the primary answers. Raises Unavailable."""
+
+
+class JobTable(Protocol):
+    """The jobs of this process, with their timers."""
+
+    def put(self, job: Job) -> None:
+        """Add or replace the job of this `agent_id`."""
+
+    def remove(self, agent_id: str) -> None:
+        """Take a job away, if it is there."""
+
+    def of_agent(self, agent_id: str) -> Job | None:
+        """The job of this agent. `next_run_at` includes a slot that is due and not settled."""
+
+    def of_document(self, key: DocumentKey) -> Job | None:
+        """The job that comes from this document."""
+
+    def all(self) -> Sequence[Job]:
+        """Every job, in no order."""
+
+    def settle(self, agent_id: str, slot: datetime) -> None:
+        """Say that every slot up to this one has its ledger row."""
+
+    def request(self, fire: Fire) -> None:
+        """Let a run that was asked for come due at once."""
+
+
+class StoredJobs(Protocol):
+    """The collection `apscheduler_jobs`: a projection of the job table, for people and restarts."""
+
+    async def load(self) -> Mapping[str, StoredJob]:
+        """The jobs that are stored, foreign documents left out. Raises Unavailable."""
+
+    async def save(self, jobs: Sequence[Job], removed: Sequence[str]) -> None:
+        """Store these jobs and remove those. Raises Unavailable."""
+
+    async def keep_only(self, agent_ids: Collection[str]) -> Collection[str]:
+        """Remove what is stored for anybody else; answers those that are not stored.
+
+        Raises Unavailable.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """A row of the ledger as it is shown to people; `fields` as CONTRACT section 3 names them."""
+
+    execution_id: str
+    agent_id: str
+    scheduled_for: datetime
+    fields: Mapping[str, object]
+
+
+class Ledger(Protocol):
+    """The collection `councilor_executions`: one row a slot."""
+
+    async def open(self, execution: Execution) -> Claim:
+        """Claim a slot by inserting its row, acknowledged by the majority.
+
+        Raises Unavailable where it is unknown whether the row is there: ask again, with the same
+        execution. Raises Refused.
+        """
+
+    async def record(self, not_run: NotRun) -> bool:
+        """Insert a row that never ran; False where the slot has one.
+
+        Raises Unavailable, Refused.
+        """
+
+    async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
+        """End a running row and count it in the agent's statistics, both or neither.
+
+        False where the row is not running, or not ours, any more: then nothing was written. May be
+        called again after Unavailable.
+        """
+
+    async def settled_until(self, agent_id: str, since: datetime) -> datetime | None:
+        """The latest slot, not before `since`, that has a row. Raises Unavailable."""
+
+    async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
+        """Those of these executions that have a row. Raises Unavailable."""
+
+    async def latest(self, agent_ids: Sequence[str]) -> Mapping[str, LedgerRow]:
+        """The row of the latest start of each agent that ever started. Raises Unavailable."""
+
+    async def history(self, agent_id: str, limit: int) -> Sequence[LedgerRow]:
+        """An agent's rows, latest slot first. Raises Unavailable."""
+
+    async def running_of_others(self, alive: Collection[str]) -> Sequence[Execution]:
+        """The running rows whose owner is none of these. Raises Unavailable."""
+
+    async def running_of(self, owner: str) -> Sequence[Execution]:
+        """The running rows of this owner. Raises Unavailable."""
+
+
+class Replicas(Protocol):
+    """The collection `scheduler_replicas`; all times are the server's."""
+
+    async def heartbeat(self, replica_id: str, facts: Mapping[str, object], ttl: timedelta) -> None:
+        """Say that this replica lives for another `ttl`. Raises Unavailable."""
+
+    async def alive(self) -> Sequence[str]:
+        """The replicas whose time has not run out. Raises Unavailable."""
+
+    async def leave(self, replica_id: str) -> None:
+        """Remove this replica's document. Raises Unavailable."""
+
+    async def forget_dead(self) -> None:
+        """Remove the documents of replicas that died a day ago or more. Raises Unavailable."""
+
+
+class Conductor(Protocol):
+    """What runs agents."""
+
+    async def execute(self, order: Order) -> "Answer":
+        """Have the task done, once. Raises nothing but CancelledError: endings are values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What Conductor said. A run failed exactly where `failure` is set."""
+
+    output: str | None
+    failure: "Failure | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a run failed: `reason` for programs, `message` for people."""
+
+    reason: Reason
+    message: str
+
+
+Fired = Callable[[Fire], None]
+"""Called when a slot comes due; returns at once."""

@@ -1,0 +1,71 @@
+"""Writes the job table behind to `apscheduler_jobs`, for people and for the next start."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from service.ports import JobTable, Refused, StoredJobs, Unavailable
+
+_COLLECT_SECONDS = 0.02
+_RETRY_SECONDS = 1.0
+_BULK = 1_000
+
+
+class Projection:
+    """Run `project` as a task; `flush` once it has ended. A crash loses some milliseconds of it.
+
+    What is lost that way are next runs that had already passed: the restart finds those slots in
+    the ledger.
+    """
+
+    def __init__(self, stored: StoredJobs, jobs: JobTable, failed: Callable[[str], None]) -> None:
+        self._stored = stored
+        self._jobs = jobs
+        self._failed = failed
+        self._changed: set[str] = set()
+        self._has_changed = asyncio.Event()
+
+    def mark(self, agent_id: str) -> None:
+        """Say that the job of this agent is another, or gone."""
+        self._changed.add(agent_id)
+        self._has_changed.set()
+
+    async def project(self) -> None:
+        """Write what has been marked, collected for some milliseconds, until cancelled."""
+        while True:
+            await self._has_changed.wait()
+            await asyncio.sleep(_COLLECT_SECONDS)
+            try:
+                await self.flush()
+            except (Unavailable, Refused) as error:
+                self._failed(str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def flush(self) -> None:
+        """Write everything that is marked. Raises Unavailable, Refused; it stays marked then."""
+        while self._changed:
+            batch = [self._changed.pop() for _ in range(min(_BULK, len(self._changed)))]
+            try:
+                await self._save(batch)
+            except BaseException:
+                for agent_id in batch:
+                    self.mark(agent_id)
+                raise
+        self._has_changed.clear()
+
+    async def _save(self, agent_ids: Iterable[str]) -> None:
+        jobs = {agent_id: self._jobs.of_agent(agent_id) for agent_id in agent_ids}
+        present = [job for job in jobs.values() if job is not None]
+        await self._stored.save(present, [name for name, job in jobs.items() if job is None])
+
+    async def compare_all(self, resynced: asyncio.Event) -> None:
+        """After each full comparison, remove what is stored for nobody and restore what is lost."""
+        while True:
+            await resynced.wait()
+            resynced.clear()
+            try:
+                missing = await self._stored.keep_only([job.agent_id for job in self._jobs.all()])
+            except (Unavailable, Refused) as error:
+                self._failed(str(error))
+                continue
+            for agent_id in missing:
+                self.mark(agent_id)

@@ -1,0 +1,67 @@
+"""This replica among the others: its heartbeat, and the runs that a dead one has left."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+
+import structlog
+
+from service.domain.execution import interrupted
+from service.ports import Clock, JobTable, Ledger, Refused, Replicas, Unavailable
+from service.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+_GONE = "the replica that ran it is gone; what Conductor made of it is not known"
+
+
+class Membership:
+    """After `join`, run `beat` as a task; `leave` once it has ended."""
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        ledger: Ledger,
+        jobs: JobTable,
+        telemetry: Telemetry,
+        clock: Clock,
+        *,
+        replica_id: str,
+        facts: Mapping[str, object],
+        ttl: timedelta,
+    ) -> None:
+        self._replicas = replicas
+        self._ledger = ledger
+        self._jobs = jobs
+        self._telemetry = telemetry
+        self._clock = clock
+        self._id = replica_id
+        self._facts = facts
+        self._ttl = ttl
+
+    async def join(self) -> None:
+        """Be known to the others before the first claim. Raises Unavailable, Refused."""
+        await self._replicas.heartbeat(self._id, self._facts, self._ttl)
+
+    async def beat(self) -> None:
+        """Say every third of the time-to-live that we live, and look who does not any more."""
+        while True:
+            try:
+                await self.join()
+                await self._close_orphans()
+            except (Unavailable, Refused) as error:
+                log.warning("heartbeat_failed", error=str(error))
+            await asyncio.sleep(self._ttl.total_seconds() / 3)
+
+    async def leave(self) -> None:
+        """Be dead at once, not only when the time-to-live is over. Raises Unavailable."""
+        await self._replicas.leave(self._id)
+
+    async def _close_orphans(self) -> None:
+        await self._replicas.forget_dead()
+        alive = {*await self._replicas.alive(), self._id}
+        for orphan in await self._ledger.running_of_others(alive):
+            job = self._jobs.of_agent(orphan.agent_id)
+            outcome = interrupted(self._clock(), _GONE)
+            if await self._ledger.close(orphan, job.key if job is not None else None, outcome):
+                self._telemetry.run_ended(orphan, outcome)

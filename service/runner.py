@@ -1,0 +1,237 @@
+"""One run from its claim to its closed ledger row: claim, call Conductor, judge, record."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import stamina
+import structlog
+
+from service.domain.councilor import DocumentKey
+from service.domain.execution import (
+    Attempt,
+    Claim,
+    Execution,
+    Order,
+    Outcome,
+    Reason,
+    Status,
+    interrupted,
+)
+from service.domain.severity import Severity, SeverityRule, severity_of
+from service.ports import Answer, Clock, Conductor, Ledger, Misconfigured, Refused, Unavailable
+from service.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+_T = TypeVar("_T")
+# Rights that were taken away may come back; a run that has been claimed waits for its record.
+_PASSING = (Unavailable, Misconfigured)
+_LARGE_OUTPUT = 64 * 1024
+_STOPPED = "the service stopped before Conductor answered; what it made of it is not known"
+
+
+@dataclass(frozen=True, slots=True)
+class RunPolicy:
+    """What the service's settings say about runs."""
+
+    timeout: timedelta
+    max_concurrent: int
+    max_output_bytes: int
+    severity: SeverityRule
+
+
+class Runner:
+    """Runs that belong to this replica; at most `max_concurrent` at a time."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        conductor: Conductor,
+        telemetry: Telemetry,
+        clock: Clock,
+        *,
+        policy: RunPolicy,
+        owner: str,
+    ) -> None:
+        self.owner = owner
+        self.policy = policy
+        self._ledger = ledger
+        self._conductor = conductor
+        self._telemetry = telemetry
+        self._clock = clock
+        self._places = asyncio.Semaphore(policy.max_concurrent)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._going: dict[str, asyncio.Task[None]] = {}
+        self._draining = False
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether whoever wants a place now has to wait for one."""
+        return self._places.locked()
+
+    async def take_place(self) -> None:
+        """Wait until one more run may start. Give the place back, or `start` a run in it."""
+        await self._places.acquire()
+
+    def give_place_back(self) -> None:
+        """Leave a place to somebody else."""
+        self._places.release()
+
+    async def start(self, execution: Execution, key: DocumentKey, order: Order) -> Claim:
+        """Claim the slot and, where it is won, run it in the place that was taken.
+
+        Answers when the claim is decided, while the run goes on; a caller that is cancelled takes
+        nothing back. Raises Unavailable only while draining, and Refused.
+        """
+        claimed: asyncio.Future[Claim] = asyncio.get_running_loop().create_future()
+        work = self._run(execution, key, order, claimed)
+        task = asyncio.create_task(work, name=f"run {execution.execution_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(claimed)
+
+    async def end_of_run(self, agent_id: str) -> bool:
+        """Wait for the end of this agent's run; False where none of it goes on in this replica."""
+        task = self._going.get(agent_id)
+        if task is None:
+            return False
+        await asyncio.wait([task])
+        return True
+
+    async def drain(self, timeout: timedelta) -> None:
+        """Let runs end for `timeout`, then record the rest as interrupted. Start nothing more."""
+        self._draining = True
+        if self._tasks:
+            log.info("drain_started", runs=len(self._tasks))
+            await asyncio.wait(self._tasks, timeout=timeout.total_seconds())
+        await cancelled(self._tasks)
+        # Also finds a row whose claim was on its way when its run was cancelled.
+        with suppress(*_PASSING, Refused):
+            for execution in await self._ledger.running_of(self.owner):
+                await self._record(execution, None, interrupted(self._clock(), _STOPPED))
+
+    async def _run(
+        self,
+        execution: Execution,
+        key: DocumentKey,
+        order: Order,
+        claimed: "asyncio.Future[Claim]",
+    ) -> None:
+        try:
+            claim = await self.until_available(lambda: self._ledger.open(execution))
+            if claim is Claim.WON:
+                await self._run_claimed(execution, key, order, claimed)
+            else:
+                claimed.set_result(claim)
+        except (*_PASSING, Refused) as error:
+            if not claimed.done():
+                claimed.set_exception(error)
+                claimed.exception()  # a caller that was cancelled does not ask for it
+            else:
+                log.exception("run_not_recorded", execution_id=execution.execution_id)
+        finally:
+            self._places.release()
+
+    async def _run_claimed(
+        self,
+        execution: Execution,
+        key: DocumentKey,
+        order: Order,
+        claimed: "asyncio.Future[Claim]",
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._going[execution.agent_id] = task
+        claimed.set_result(Claim.WON)
+        self._telemetry.run_started(execution)
+        try:
+            outcome = await self._outcome(order)
+            await self.until_available(lambda: self._record(execution, key, outcome))
+        finally:
+            del self._going[execution.agent_id]
+            self._telemetry.run_left()
+
+    async def _outcome(self, order: Order) -> Outcome:
+        began = self._clock()
+        try:
+            answer = await self._conductor.execute(order)
+            return await self._judged(answer, Attempt(began, _message_of(answer)))
+        except Exception as error:  # a fault of ours ends this run, and no other
+            log.exception("run_crashed", execution_id=order.execution_id)
+            return Outcome(
+                status=Status.ERROR,
+                severity=Severity.ERROR,
+                completed_at=self._clock(),
+                output=None,
+                error=f"the scheduler itself failed: {type(error).__name__}",
+                reason=Reason.INTERNAL,
+                attempts=(Attempt(began, type(error).__name__),),
+            )
+
+    async def _judged(self, answer: Answer, attempt: Attempt) -> Outcome:
+        failure = answer.failure
+        severity = Severity.ERROR if failure is not None else await self._severity(answer)
+        output, is_cut = _cut(answer.output, self.policy.max_output_bytes)
+        return Outcome(
+            status=Status.COMPLETED if failure is None else Status.ERROR,
+            severity=severity,
+            completed_at=self._clock(),
+            output=output,
+            error=failure.message if failure is not None else None,
+            reason=failure.reason if failure is not None else None,
+            attempts=(attempt,),
+            output_truncated=is_cut,
+        )
+
+    async def _severity(self, answer: Answer) -> Severity:
+        output, rule = answer.output or "", self.policy.severity
+        if len(output) < _LARGE_OUTPUT:
+            return severity_of(output, rule)
+        return await asyncio.to_thread(severity_of, output, rule)  # the loop has timers to keep
+
+    async def _record(
+        self, execution: Execution, key: DocumentKey | None, outcome: Outcome
+    ) -> None:
+        if await self._ledger.close(execution, key, outcome):
+            self._telemetry.run_ended(execution, outcome)
+        else:
+            log.warning("run_result_refused", execution_id=execution.execution_id)
+
+    async def until_available(self, step: Callable[[], Awaitable[_T]]) -> _T:
+        """Take a step again and again while the database does not answer, except when draining."""
+        async for attempt in stamina.retry_context(
+            on=lambda error: isinstance(error, _PASSING) and not self._draining,
+            attempts=None,
+            timeout=None,
+            wait_initial=0.1,
+            wait_max=5.0,
+        ):
+            with attempt:
+                result = await step()
+        return result
+
+
+async def cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    ending = list(tasks)
+    for task in ending:
+        task.cancel()
+    await asyncio.gather(*ending, return_exceptions=True)
+
+
+def _message_of(answer: Answer) -> str | None:
+    return answer.failure.message if answer.failure is not None else None
+
+
+def _cut(output: str | None, most_bytes: int) -> tuple[str | None, bool]:
+    """Keep the beginning of an output that is too large in UTF-8, cut between characters."""
+    if output is None or len(output) * 4 <= most_bytes:
+        return output, False
+    encoded = output.encode("utf-8", "replace")
+    if len(encoded) <= most_bytes:
+        return output, False
+    return encoded[:most_bytes].decode("utf-8", "ignore"), True

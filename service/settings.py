@@ -1,0 +1,149 @@
+"""The environment, read once: every variable of CONTRACT section 6, with its default."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.domain.schedule import ScheduleError, interval_from, known_zones
+from service.ports import ServiceError
+
+
+class WrongSettings(ServiceError):
+    """The environment cannot be used; `problems` holds one line for each wrong variable."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def _duration(value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    try:
+        return interval_from(str(value))
+    except ScheduleError as error:
+        raise PydanticCustomError("duration", str(error) + ": " + error.hint) from error
+
+
+def _zone(value: str) -> str:
+    if value not in known_zones():
+        raise PydanticCustomError("zone", f'"{value}" is not an IANA time zone name')
+    return value
+
+
+def _http_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_http = False
+    if not is_http:
+        raise PydanticCustomError("url", "write an address such as http://conductor:8000")
+    return value.rstrip("/")
+
+
+def _mongodb_url(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(("mongodb://", "mongodb+srv://")):
+        raise PydanticCustomError("url", "write an address that begins with mongodb://")
+    return value
+
+
+def _database(value: str) -> str:
+    if not value or len(value) > 63 or set(value) & set('/\\. "$*<>:|?\0'):
+        raise PydanticCustomError("name", f'"{value}" is no name that MongoDB allows')
+    return value
+
+
+def _collection(value: str) -> str:
+    if not value or "$" in value or "\0" in value or value.startswith("system."):
+        raise PydanticCustomError("name", f'"{value}" is no name that MongoDB allows')
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Collection = Annotated[str, AfterValidator(_collection)]
+
+
+class Settings(BaseSettings):
+    """Immutable; the fields are the variables. Build it with `settings_from_environment`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        str_strip_whitespace=True,
+        hide_input_in_errors=True,
+    )
+
+    mongodb_url: Annotated[SecretStr, AfterValidator(_mongodb_url)] | None = None
+    mongodb_database: Annotated[str, AfterValidator(_database)] = "conductor_state"
+    conductor_api_url: Annotated[str, AfterValidator(_http_url)] = "http://localhost:8000"
+    conductor_api_mode: Literal["conductor", "agents"] = "conductor"
+    conductor_cwd: str | None = None
+    scheduler_agents_collection: Collection = "agents"
+    scheduler_executions_collection: Collection = "councilor_executions"
+    scheduler_jobs_collection: Collection = "apscheduler_jobs"
+    scheduler_http_host: str = "127.0.0.1"
+    scheduler_http_port: Annotated[int, Field(ge=0, le=65535)] = 8085
+    scheduler_http_token: SecretStr | None = None
+    scheduler_timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    scheduler_min_interval: Duration = timedelta(minutes=1)
+    scheduler_max_concurrent_runs: Annotated[int, Field(ge=1, le=100_000)] = 100
+    scheduler_severity: Literal["words", "substring"] = "words"
+    scheduler_run_timeout: Duration = timedelta(minutes=30)
+    scheduler_drain_timeout: Duration = timedelta(seconds=30)
+    scheduler_replica_ttl: Duration = timedelta(seconds=15)
+    scheduler_resync_interval: Duration = timedelta(minutes=5)
+    # A document holds 16 MiB; the rest of the row needs its part.
+    scheduler_max_output_bytes: Annotated[int, Field(ge=1, le=15_000_000)] = 1_048_576
+    scheduler_execution_ttl: Duration | None = None
+    scheduler_notify_urls: SecretStr | None = None
+    scheduler_log_format: Literal["auto", "console", "json"] = "auto"
+    scheduler_log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _collections_differ(self) -> Self:
+        names = [
+            self.scheduler_agents_collection,
+            self.scheduler_executions_collection,
+            self.scheduler_jobs_collection,
+            "scheduler_replicas",
+            "scheduler_notifications",
+        ]
+        if len(set(names)) != len(names):
+            raise PydanticCustomError(
+                "collections", "SCHEDULER_…_COLLECTION: each collection needs a name of its own"
+            )
+        return self
+
+
+def settings_from_environment(**chosen: object) -> Settings:
+    """Read the settings; `chosen` ones win. Raises WrongSettings, naming every problem."""
+    try:
+        return Settings(**chosen)  # type: ignore[arg-type]  # validated there
+    except ValidationError as invalid:
+        errors = invalid.errors(include_url=False, include_input=False)
+        raise WrongSettings([_line(error["loc"], error["msg"]) for error in errors]) from None
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Variables that look like ours and are not: misspelt ones, most likely."""
+    known = {name.upper() for name in Settings.model_fields}
+    return sorted(name for name in environ if name.startswith("SCHEDULER_") and name not in known)
+
+
+def _line(location: tuple[int | str, ...], message: str) -> str:
+    message = " ".join(message.removeprefix("Value error, ").split())
+    return f"{str(location[0]).upper()}: {message}" if location else message

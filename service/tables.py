@@ -1,0 +1,134 @@
+"""Tables for people, JSON for programs: what the commands print."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from service.checking import Finding
+
+_STYLES = {
+    "success": "green",
+    "completed": "green",
+    "scheduled": "green",
+    "running": "cyan",
+    "warning": "yellow",
+    "paused": "yellow",
+    "skipped": "yellow",
+    "missed": "yellow",
+    "error": "red",
+    "invalid": "red",
+}
+
+
+def show_jobs(items: Sequence[Mapping[str, object]], now: datetime, *, as_json: bool) -> None:
+    """Print the items of `/jobs`."""
+    if as_json:
+        _print_json(items)
+        return
+    table = _table("agent", "state", "schedule", "next run", "last run", "last", "success")
+    for item in items:
+        error = item["error"]
+        said = error["message"] if isinstance(error, Mapping) else item["explanation"]
+        rate = item["success_rate"]
+        table.add_row(
+            Text(str(item["agent_id"])),
+            _coloured(item["state"]),
+            Text(str(said or "")),
+            _from_now(item["next_run_time"], now),
+            _from_now(item["last_execution"], now),
+            _coloured(item["last_severity"]),
+            f"{rate} %" if rate is not None else "",
+        )
+    _print(table, "no councilors" if not items else None)
+
+
+def show_history(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
+    """Print rows of the ledger."""
+    if as_json:
+        _print_json(rows)
+        return
+    table = _table("slot", "trigger", "status", "severity", "took", "why")
+    for row in rows:
+        took = row.get("duration_ms")
+        table.add_row(
+            _instant(row["scheduled_for"]),
+            str(row["trigger"]),
+            _coloured(row["status"]),
+            _coloured(row["severity"]),
+            f"{took / 1000:.1f} s" if isinstance(took, int) else "",
+            Text(str(row.get("error") or row.get("reason") or ""), overflow="ellipsis"),
+        )
+    _print(table, "no executions" if not rows else None)
+
+
+def show_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
+    """Print what `check` found."""
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+        return
+    table = _table("agent", "state", "what it means", "next run", "runs a day")
+    for finding in findings:
+        meaning = Text(finding.explanation or "")
+        if finding.error is not None:
+            meaning = Text(f"{finding.error['message']}\n→ {finding.error['hint']}", style="red")
+        for warning in finding.warnings:
+            meaning.append(f"\n! {warning}", style="yellow")
+        runs = finding.runs_per_day
+        table.add_row(
+            Text(finding.agent_id or "(no agent_id)"),
+            _coloured(finding.state),
+            meaning,
+            _instant(finding.next_runs[0]) if finding.next_runs else "",
+            f"{runs:g}" if runs is not None else "",
+        )
+    _print(table, "no councilors" if not findings else None)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print(table: Table, instead: str | None) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # a pipe has no width of its own
+    console.print(instead if instead is not None else table)
+
+
+def _print_json(content: object) -> None:
+    options = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z
+    sys.stdout.buffer.write(orjson.dumps(content, default=str, option=options) + b"\n")
+    sys.stdout.flush()
+
+
+def _coloured(word: object) -> Text:
+    text = str(word) if word is not None else ""
+    return Text(text, style=_STYLES.get(text, ""))
+
+
+def _instant(value: object) -> str:
+    return f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, datetime) else ""
+
+
+def _from_now(value: object, now: datetime) -> str:
+    if not isinstance(value, datetime):
+        return ""
+    distance = value - now
+    is_over = distance < timedelta(0)
+    seconds = round(abs(distance).total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= 2 * size:
+            amount = f"{seconds // size}{unit}"
+            break
+    else:
+        amount = f"{seconds}s"
+    return f"{amount} ago" if is_over else f"in {amount}"

@@ -1,0 +1,225 @@
+"""Every fact once: as a structured log event and as Prometheus metrics."""
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, TextIO, TypeVar
+
+import orjson
+import stamina
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from service.domain.execution import Execution, NotRun, Outcome, Reason, Status, milliseconds
+from service.domain.planning import Change, Job, JobState
+from service.domain.severity import Severity
+
+log = structlog.get_logger()
+
+_M = TypeVar("_M", Gauge, Counter)
+
+_LATENESS_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 600)
+_RUN_BUCKETS = (0.1, 0.5, 1, 5, 15, 30, 60, 300, 900, 1800, 3600)
+_PICKUP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
+# Without the frames' variables: they hold prompts and connection strings.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+_OPERATIONS = ("insert", "update", "replace", "delete")
+
+
+def configure_logging(style: str, level: str, stream: TextIO | None = None) -> None:
+    """Send log events to `stream` (default: standard output): JSON lines, or for people.
+
+    `style` is `json`, `console` or `auto`: console where the stream is a terminal.
+    """
+    stream = stream or sys.stdout
+    if style == "auto":
+        style = "console" if stream.isatty() else "json"
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([_TRACEBACKS] if style == "json" else []),
+    ]
+    if style == "json":
+        processors.append(structlog.processors.JSONRenderer(serializer=_json))
+    else:
+        plain = structlog.dev.plain_traceback
+        processors.append(
+            structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)
+        )
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    _route_library_logs(level)
+    # Retries are told of where they matter: `watch_lost`, `database_unavailable`.
+    stamina.instrumentation.set_on_retry_hooks([])
+
+
+def _json(event: Any, **options: Any) -> str:
+    return orjson.dumps(event, default=options.get("default", str)).decode()
+
+
+class _ToStructlog(logging.Handler):
+    """What libraries log, in the same form; their sentences become the field `message`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        told = structlog.get_logger()
+        told.log(record.levelno, "library_log", logger=record.name, message=record.getMessage())
+
+
+def _route_library_logs(level: str) -> None:
+    logging.basicConfig(handlers=[_ToStructlog()], level=level.upper(), force=True)
+    for chatty in ("apscheduler", "pymongo", "aiohttp.access", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class Telemetry:
+    """Tells what happened. `registry` holds the metrics; each label value starts at zero."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._watch_up = self._gauge("watch_up", "1 while the change stream is live")
+        self._watch_events = self._counter(
+            "watch_events", "Change events delivered", "op", _OPERATIONS
+        )
+        self._relists = self._counter(
+            "watch_relists", "Times the collection was listed anew", "reason", ("startup", "resync")
+        )
+        self._reconciled = self._counter(
+            "reconcile", "Documents reconciled", "result", ("changed", "kept", "error")
+        )
+        self._jobs = self._gauge("jobs", "Councilors by state", "state", JobState)
+        self._runs = self._counter("runs", "Runs that ended", "severity", Severity)
+        self._failures = self._counter("failed_runs", "Runs that failed", "reason", Reason)
+        self._not_run = self._counter("slots_not_run", "Slots without a run", "reason", Reason)
+        self._running = self._gauge("running", "Runs going on in this replica")
+        self._pickup = self._histogram(
+            "reconcile_seconds", "From a change read from the stream to its effect", _PICKUP_BUCKETS
+        )
+        self._lateness = self._histogram(
+            "lateness_seconds", "From a slot to its start", _LATENESS_BUCKETS
+        )
+        self._durations = self._histogram("run_seconds", "How long runs take", _RUN_BUCKETS)
+        self._resynced = self._gauge(
+            "resync_last_success_timestamp_seconds", "When all documents were last compared"
+        )
+
+    def exposition(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def job_changed(self, change: Change, job: Job) -> None:
+        fields: dict[str, Any] = {"agent_id": job.agent_id}
+        if job.spec is not None:
+            fields["schedule"] = f"{job.spec.schedule.kind}={job.spec.schedule.text}"
+        if job.next_run_at is not None:
+            fields["next_run_time"] = job.next_run_at
+        if job.problem is not None:
+            fields |= {"error": job.problem.message, "field": job.problem.field}
+        level = logging.WARNING if change is Change.REJECTED else logging.INFO
+        log.log(level, change.value, **fields)
+
+    def job_removed(self, agent_id: str) -> None:
+        log.info("job_removed", agent_id=agent_id)
+
+    def document_failed(self, key: bytes, error: Exception) -> None:
+        """A document met a fault of ours; the others go on."""
+        log.error("reconcile_failed", document_key=key.hex(), exc_info=error)
+
+    def jobs_counted(self, jobs: Sequence[Job]) -> None:
+        for state in JobState:
+            self._jobs.labels(state).set(sum(job.state is state for job in jobs))
+
+    def change_seen(self, operation: str) -> None:
+        self._watch_events.labels(operation).inc()
+
+    def reconciled(self, *, changed: int, kept: int, failed: int) -> None:
+        for result, count in (("changed", changed), ("kept", kept), ("error", failed)):
+            self._reconciled.labels(result).inc(count)
+
+    def took_effect(self, seconds: float) -> None:
+        self._pickup.observe(seconds)
+
+    def watch_lost(self, reason: str, detail: str) -> None:
+        self._watch_up.set(0)
+        log.warning("watch_lost", reason=reason, error=detail)
+
+    def watch_entered(self, reason: str, documents: int, seconds: float, at: datetime) -> None:
+        self._watch_up.set(1)
+        self._relists.labels(reason).inc()
+        self._resynced.set(at.timestamp())
+        if reason not in ("startup", "resync"):
+            log.info("watch_resumed", reason=reason)
+        log.info("resync_finished", reason=reason, documents=documents, seconds=round(seconds, 3))
+
+    def projection_failed(self, error: str) -> None:
+        log.warning("projection_failed", error=error)
+
+    def run_started(self, execution: Execution) -> None:
+        self._running.inc()
+        self._lateness.observe(max(execution.lateness_ms, 0) / 1000)
+        log.info(
+            "run_started",
+            agent_id=execution.agent_id,
+            execution_id=execution.execution_id,
+            trigger=execution.trigger.value,
+            lateness_ms=execution.lateness_ms,
+        )
+
+    def run_left(self) -> None:
+        self._running.dec()
+
+    def run_ended(self, execution: Execution, outcome: Outcome) -> None:
+        self._runs.labels(outcome.severity).inc()
+        duration = outcome.completed_at - execution.started_at
+        self._durations.observe(max(duration.total_seconds(), 0))
+        fields = {
+            "agent_id": execution.agent_id,
+            "execution_id": execution.execution_id,
+            "severity": outcome.severity.value,
+            "duration_ms": milliseconds(duration),
+        }
+        if outcome.status is Status.COMPLETED:
+            log.info("run_finished", **fields)
+            return
+        reason = outcome.reason or Reason.FAILED
+        self._failures.labels(reason).inc()
+        log.warning("run_failed", **fields, reason=reason.value, error=_one_line(outcome.error))
+
+    def not_run(self, not_run: NotRun) -> None:
+        stretch = not_run.stretch
+        self._not_run.labels(not_run.reason).inc(stretch.count if stretch is not None else 1)
+        fields: dict[str, Any] = {"agent_id": not_run.agent_id, "reason": not_run.reason.value}
+        fields["scheduled_for"] = not_run.scheduled_for
+        if stretch is not None:
+            fields |= {"slots_missed": stretch.count, "last_slot": stretch.last}
+        log.info("run_missed" if not_run.status is Status.MISSED else "run_skipped", **fields)
+
+    def _gauge(self, name: str, text: str, label: str = "", values: Iterable[str] = ()) -> Gauge:
+        return self._metric(Gauge, name, text, label, values)
+
+    def _counter(self, name: str, text: str, label: str, values: Iterable[str]) -> Counter:
+        return self._metric(Counter, name, text, label, values)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"councilor_{name}", text, buckets=buckets, registry=self.registry)
+
+    def _metric(
+        self, kind: type[_M], name: str, text: str, label: str, values: Iterable[str]
+    ) -> _M:
+        labels = [label] if label else []
+        metric = kind(f"councilor_{name}", text, labels, registry=self.registry)
+        for value in values:
+            metric.labels(value)
+        return metric
+
+
+def _one_line(text: str | None) -> str:
+    line = " ".join((text or "").split())
+    return line if len(line) <= 300 else f"{line[:300]}…"

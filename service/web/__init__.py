@@ -1,0 +1,1 @@
+"""The HTTP side: probes, metrics and JSON about councilors; read-only."""
