@@ -223,7 +223,7 @@ class _Service:
         ):
             with attempt:
                 try:
-                    await require_replica_set(self._client)
+                    await require_replica_set(self._client, mongodb_url(self._settings))
                     await self._stores.ledger.prepare(self._settings.scheduler_execution_ttl)
                     await self._membership.join()
                 except Unavailable as error:

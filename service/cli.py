@@ -19,7 +19,6 @@ from service.adapters.mongo.files import documents_in
 from service.adapters.mongo.replica_set import initiate
 from service.app import Stop, Stores, mongodb_url, schedule_policy, serve, stores_of, wall_clock
 from service.checking import Finding, finding_on
-from service.demo.story import tell
 from service.domain.config import instant_from
 from service.domain.councilor import InvalidCouncilor, parse_councilor
 from service.domain.planning import AgentDocument
@@ -154,6 +153,8 @@ def demo(
     ] = None,
 ) -> None:
     """Show it all: a local MongoDB, a stand-in Conductor, and a writer that changes documents."""
+    from service.demo.story import tell  # noqa: PLC0415 the service itself does not need it
+
     _run_loop(tell(_duration(run_for) if run_for is not None else None))
 
 

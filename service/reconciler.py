@@ -45,6 +45,8 @@ class _Judged:
     document: AgentDocument
     desired: Desired
     past: Past
+    has_job: bool
+    """Not where another document has the `agent_id`, or there is none."""
 
 
 class Reconciler:
@@ -209,12 +211,12 @@ class Reconciler:
             no_job = Absence(document.key, None, deleted=False)
             self._take(plan(no_job, current, Past(), now), counts, told=True)
             self._contenders[desired.agent_id].add(document.key)
-            return _Judged(document, contested(desired), Past())
+            return _Judged(document, contested(desired), Past(), has_job=False)
         past = self._past(document, desired, current)
         is_assumed = desired.spec is not None and past.accepted_at is None
         assumed = replace(past, accepted_at=_whole_ms(now)) if is_assumed else past
         self._take(plan(desired, current, assumed, now), counts, told=not is_assumed)
-        return _Judged(document, desired, past)
+        return _Judged(document, desired, past, has_job=desired.agent_id is not None)
 
     def _past(self, document: AgentDocument, desired: Desired, current: Job | None) -> Past:
         status = document.fields.get("councilor_status") if document.fields is not None else None
@@ -269,7 +271,11 @@ class Reconciler:
         counts = {"changed": 0, "kept": 0, "failed": 0}
         for judged, _ in unsaid:
             accepted_at = accepted.get(judged.document.key)
-            if judged.past.accepted_at is None and accepted_at is not None:
+            if not judged.has_job and judged.desired.problem is not None:
+                self._telemetry.rejected_without_job(
+                    judged.desired.agent_id, judged.desired.problem
+                )
+            elif judged.past.accepted_at is None and accepted_at is not None:
                 current = self._jobs.of_document(judged.document.key)
                 past = replace(judged.past, accepted_at=accepted_at)
                 self._take(plan(judged.desired, current, past, now), counts, told=True)

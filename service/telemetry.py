@@ -9,9 +9,25 @@ from typing import Any, TextIO, TypeVar
 import orjson
 import stamina
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
-from service.domain.execution import Execution, NotRun, Outcome, Reason, Status, milliseconds
+from service.domain.config import Problem
+from service.domain.execution import (
+    FAILURE_REASONS,
+    Execution,
+    NotRun,
+    Outcome,
+    Reason,
+    Status,
+    milliseconds,
+)
 from service.domain.planning import Change, Job, JobState
 from service.domain.severity import Severity
 
@@ -62,7 +78,8 @@ def configure_logging(style: str, level: str, stream: TextIO | None = None) -> N
 
 
 def _json(event: Any, **options: Any) -> str:
-    return orjson.dumps(event, default=options.get("default", str)).decode()
+    default = options.get("default", str)
+    return orjson.dumps(event, default=default, option=orjson.OPT_UTC_Z).decode()
 
 
 class _ToStructlog(logging.Handler):
@@ -83,6 +100,7 @@ class Telemetry:
     """Tells what happened. `registry` holds the metrics; each label value starts at zero."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._watch_up = self._gauge("watch_up", "1 while the change stream is live")
         self._watch_events = self._counter(
@@ -96,8 +114,10 @@ class Telemetry:
         )
         self._jobs = self._gauge("jobs", "Councilors by state", "state", JobState)
         self._runs = self._counter("runs", "Runs that ended", "severity", Severity)
-        self._failures = self._counter("failed_runs", "Runs that failed", "reason", Reason)
-        self._not_run = self._counter("slots_not_run", "Slots without a run", "reason", Reason)
+        self._failures = self._counter("failed_runs", "Runs that failed", "reason", FAILURE_REASONS)
+        self._not_run = self._counter(
+            "slots_not_run", "Slots without a run", "reason", set(Reason) - FAILURE_REASONS
+        )
         self._running = self._gauge("running", "Runs going on in this replica")
         self._pickup = self._histogram(
             "reconcile_seconds", "From a change read from the stream to its effect", _PICKUP_BUCKETS
@@ -124,6 +144,11 @@ class Telemetry:
             fields |= {"error": job.problem.message, "field": job.problem.field}
         level = logging.WARNING if change is Change.REJECTED else logging.INFO
         log.log(level, change.value, **fields)
+
+    def rejected_without_job(self, agent_id: str | None, problem: Problem) -> None:
+        """A document that has no job of its own to be told of."""
+        fields = {"agent_id": agent_id, "error": problem.message, "field": problem.field}
+        log.warning(Change.REJECTED.value, **fields)
 
     def job_removed(self, agent_id: str) -> None:
         log.info("job_removed", agent_id=agent_id)

@@ -103,7 +103,7 @@ class HeapJobStore(BaseJobStore):
         self._heap.clear()
 
     def shutdown(self) -> None:
-        self.remove_all_jobs()
+        """Keep the jobs: their next runs are still to be written to `apscheduler_jobs`."""
 
     def _enter(self, job: TimerJob) -> None:
         self._entries += 1

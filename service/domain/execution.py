@@ -57,6 +57,20 @@ class Reason(StrEnum):
     INTERNAL = "internal_error"
 
 
+FAILURE_REASONS = frozenset(
+    {
+        Reason.INTERRUPTED,
+        Reason.TIMEOUT,
+        Reason.FAILED,
+        Reason.CONDUCTOR_UNAVAILABLE,
+        Reason.CONDUCTOR_REJECTED,
+        Reason.CONDUCTOR_DISCONNECTED,
+        Reason.INTERNAL,
+    }
+)
+"""Why runs fail; the other reasons are why slots do not run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fire:
     """A slot that has come due, or a run that was asked for."""

@@ -192,7 +192,7 @@ def desired_by(key: DocumentKey, reading: Reading, damage: str | None) -> Desire
             problem = reading.problem
         case _:
             hint = "write the document anew, with texts in UTF-8 and dates before the year 10000"
-            problem = Problem("", f"the document cannot be decoded: {damage}", hint)
+            problem = Problem("councilor_config", f"the document cannot be decoded: {damage}", hint)
     return Desired(
         key,
         reading.agent_id,

@@ -102,8 +102,8 @@ def _first_line(error: PyMongoError) -> str:
     return str(error).split(", full error:")[0].split(", Timeout:")[0][:200]
 
 
-async def require_replica_set(client: Client) -> None:
-    """Return when a primary answers that can serve change streams.
+async def require_replica_set(client: Client, url: str) -> None:
+    """Return when a primary answers that can serve change streams; `url` is the client's.
 
     Raises Unavailable while nothing usable answers, Misconfigured where waiting will not help.
     """
@@ -113,7 +113,7 @@ async def require_replica_set(client: Client) -> None:
             # `hello` needs no rights: this is the first command to tell a wrong password.
             await client.admin.command("ping", session=None)
     except Unavailable:
-        await _explain_silence(client)
+        await _explain_silence(client, url)
         raise
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
         raise Misconfigured(_STANDALONE)
@@ -125,11 +125,10 @@ _STANDALONE = (
 )
 
 
-async def _explain_silence(client: Client) -> None:
+async def _explain_silence(client: Client, url: str) -> None:
     """Look why no primary was found: a standalone behind `replicaSet=` would be waited for."""
-    options = client.delegate.options
-    wanted = options.replica_set_name
-    for host, port in client.delegate.topology_description.server_descriptions():
+    wanted = client.delegate.options.replica_set_name
+    for host, port in parse_uri(url, warn=False)["nodelist"]:
         found = await client.get_io_loop().run_in_executor(None, _hello_of, host, port)
         if found is None or found.get("isreplicaset") or found.get("msg") == "isdbgrid":
             continue

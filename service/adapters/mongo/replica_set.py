@@ -3,10 +3,12 @@
 import asyncio
 from typing import Any
 
+import stamina
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import OperationFailure
 
 from service.adapters.mongo.client import translated
+from service.ports import Unavailable
 
 _POLL_SECONDS = 0.02
 _NOT_YET_INITIALIZED = 94
@@ -21,8 +23,14 @@ async def initiate(port: int) -> None:
         "127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=10_000
     )
     try:
+        # After a restart on another port, mongod asks the old address whether that is itself, and
+        # answers "not yet initialized", then "already initialized", then hangs up (seen: 30 s).
+        async for attempt in stamina.retry_context(
+            on=Unavailable, attempts=None, timeout=60, wait_initial=0.1, wait_max=1
+        ):
+            with attempt, translated():
+                await _configure(client, f"127.0.0.1:{port}")
         with translated():
-            await _configure(client, f"127.0.0.1:{port}")
             # Polled: an election ends without an event that a direct connection could wait for.
             while not (await client.admin.command("hello"))["isWritablePrimary"]:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_SECONDS)

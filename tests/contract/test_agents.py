@@ -1,0 +1,361 @@
+"""What every collection of agents promises: the fake that unit tests trust, and the real one."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import bson
+import pytest
+from bson.raw_bson import RawBSONDocument
+
+from service.adapters.mongo.agents import MongoAgents
+from service.adapters.mongo.client import Client, connected
+from service.adapters.mongo.keys import id_of, key_of
+from service.app import wall_clock
+from service.domain.councilor import DocumentKey, SchedulePolicy
+from service.domain.execution import Outcome, Status
+from service.domain.planning import (
+    AgentDocument,
+    Desired,
+    Past,
+    Verdict,
+    desired_job,
+    is_said,
+    verdict_on,
+)
+from service.domain.severity import Severity
+from service.ports import Agents, Watch, WatchLost
+from tests.fakes import NOON, FakeAgents, FakeClock
+
+POLICY = SchedulePolicy()
+
+
+def councilor(agent_id: str = "scout", value: str = "30m", **fields: object) -> dict[str, Any]:
+    return {
+        "agent_id": agent_id,
+        "is_councilor": True,
+        "councilor_config": {
+            "title": "Scout",
+            "schedule": {"type": "interval", "value": value, "enabled": True},
+            "task": {"name": "look", "prompt": "look around"},
+        },
+        **fields,
+    }
+
+
+class Writer(Protocol):
+    """Anybody who changes documents."""
+
+    async def put(self, document_id: object, fields: Mapping[str, object] | None) -> DocumentKey:
+        """Replace a document, or delete it."""
+
+
+@dataclass
+class FakeWriter:
+    agents: FakeAgents
+
+    async def put(self, document_id: object, fields: Mapping[str, object] | None) -> DocumentKey:
+        return self.agents.change(document_id, fields)
+
+
+@dataclass
+class RealWriter:
+    client: Client
+    database: str
+
+    async def put(self, document_id: object, fields: Mapping[str, object] | None) -> DocumentKey:
+        agents = self.client[self.database]["agents"]
+        if fields is None:
+            await agents.delete_one({"_id": document_id})
+        else:
+            await agents.replace_one({"_id": document_id}, dict(fields), upsert=True)
+        return key_of(document_id)
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.mongo)])
+async def side(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Agents, Writer]]:
+    if request.param == "fake":
+        fake = FakeAgents(FakeClock())
+        yield fake, FakeWriter(fake)
+        return
+    database = request.getfixturevalue("database")
+    async with connected(request.getfixturevalue("replica_set_url")) as client:
+        yield MongoAgents(client, database, "agents"), RealWriter(client, database)
+
+
+async def listed(watch: Watch) -> list[AgentDocument]:
+    return [document async for batch in watch.documents() for document in batch]
+
+
+async def next_keys(watch: Watch) -> Sequence[DocumentKey]:
+    """The keys of the next event; quiet reads passed over."""
+    async with asyncio.timeout(20):
+        while True:
+            if keys := (await watch.changes()).keys:
+                return keys
+
+
+def verdict_for(document: AgentDocument, past: Past | None = None, now: datetime = NOON) -> Verdict:
+    desired = desired_job(document, POLICY)
+    assert isinstance(desired, Desired)
+    return verdict_on(desired, past or Past(), now)
+
+
+async def test_a_watch_lists_councilors_and_tells_of_changes(side: tuple[Agents, Writer]) -> None:
+    agents, writer = side
+    await writer.put(1, councilor())
+    await writer.put(2, {"agent_id": "plain", "is_councilor": False})
+    async with agents.watch() as watch:
+        assert [document.key for document in await listed(watch)] == [key_of(1)]
+        changed = await writer.put(2, councilor("promoted"))
+        assert await next_keys(watch) == (changed,)
+
+
+async def test_what_changes_between_opening_and_listing_is_not_lost(
+    side: tuple[Agents, Writer],
+) -> None:
+    agents, writer = side
+    async with agents.watch() as watch:
+        key = await writer.put(1, councilor())
+        assert [document.key for document in await listed(watch)] == [key]
+        assert await next_keys(watch) == (key,)
+
+
+async def test_a_deletion_is_a_key_and_reading_it_finds_nothing(
+    side: tuple[Agents, Writer],
+) -> None:
+    agents, writer = side
+    key = await writer.put(1, councilor())
+    async with agents.watch() as watch:
+        await writer.put(1, None)
+        assert await next_keys(watch) == (key,)
+        assert [document.fields for document in await agents.read([key])] == [None]
+
+
+async def test_documents_that_are_no_longer_councilors_but_bear_a_verdict_are_listed(
+    side: tuple[Agents, Writer],
+) -> None:
+    agents, writer = side
+    await writer.put(1, {"agent_id": "a", "is_councilor": False, "councilor_status": {}})
+    await writer.put(2, {"agent_id": "b", "councilor_run_requested_at": NOON})
+    await writer.put(3, {"agent_id": "c"})
+    async with agents.watch() as watch:
+        assert {document.key for document in await listed(watch)} == {key_of(1), key_of(2)}
+
+
+async def test_an_acceptance_is_set_once_and_kept(side: tuple[Agents, Writer]) -> None:
+    agents, writer = side
+    key = await writer.put(1, councilor())
+    (document,) = await agents.read([key])
+    first = await agents.write_verdicts([(document, verdict_for(document))])
+    (document,) = await agents.read([key])
+    again = await agents.write_verdicts([(document, verdict_for(document))])
+    assert set(first) == {key}
+    assert again == first
+
+
+async def test_a_new_schedule_is_accepted_anew(side: tuple[Agents, Writer]) -> None:
+    agents, writer = side
+    key = await writer.put(1, councilor(councilor_status={"spec_hash": "old", "accepted_at": NOON}))
+    (document,) = await agents.read([key])
+    accepted = await agents.write_verdicts([(document, verdict_for(document))])
+    (document,) = await agents.read([key])
+    assert document.fields is not None
+    assert document.fields["councilor_status"]["accepted_at"] == accepted[key]  # type: ignore[index]
+
+
+async def test_a_lost_acceptance_is_carried_over(side: tuple[Agents, Writer]) -> None:
+    agents, writer = side
+    key = await writer.put(1, councilor())
+    (document,) = await agents.read([key])
+    verdict = verdict_for(document, Past(accepted_at=NOON))
+    assert await agents.write_verdicts([(document, verdict)]) == {key: NOON}
+
+
+async def test_a_verdict_on_a_changed_document_is_not_written(side: tuple[Agents, Writer]) -> None:
+    agents, writer = side
+    key = await writer.put(1, councilor())
+    (judged,) = await agents.read([key])
+    await writer.put(1, councilor(value="45m"))
+    assert await agents.write_verdicts([(judged, verdict_for(judged))]) == {}
+    (document,) = await agents.read([key])
+    assert document.fields is not None
+    assert "councilor_status" not in document.fields
+
+
+async def test_a_written_verdict_is_said(side: tuple[Agents, Writer]) -> None:
+    agents, writer = side
+    invalid = councilor("bad")
+    invalid["councilor_config"]["schedule"]["value"] = "$0m"
+    paused = councilor("paused")
+    paused["councilor_config"]["schedule"]["enabled"] = False
+    cron = councilor("cron", "0 9 * * 1")
+    cron["councilor_config"]["schedule"] |= {"type": "cron", "timezone": "Europe/Berlin"}
+    later = councilor("later")
+    later["councilor_config"]["schedule"]["paused_until"] = NOON + timedelta(days=9)
+    keys = [await writer.put(n, d) for n, d in enumerate([invalid, paused, cron, later])]
+    now = NOON if isinstance(agents, FakeAgents) else wall_clock()
+    for document in await agents.read(keys):
+        await agents.write_verdicts([(document, verdict_for(document, now=now))])
+    for document in await agents.read(keys):
+        assert document.fields is not None
+        assert is_said(document.fields["councilor_status"], verdict_for(document, now=now))
+
+
+async def test_clearing_a_verdict_spares_councilors(side: tuple[Agents, Writer]) -> None:
+    agents, writer = side
+    demoted = await writer.put(1, {"agent_id": "a", "councilor_status": {"state": "scheduled"}})
+    promoted = await writer.put(2, councilor(councilor_status={"state": "scheduled"}))
+    await agents.clear_verdicts([demoted, promoted])
+    first, second = await agents.read([demoted, promoted])
+    assert first.fields is not None
+    assert second.fields is not None
+    assert "councilor_status" not in first.fields
+    assert "councilor_status" in second.fields
+
+
+async def test_editing_is_what_any_writer_would_do(side: tuple[Agents, Writer]) -> None:
+    agents, writer = side
+    key = await writer.put(1, councilor())
+    assert await agents.edit("scout", {"is_councilor": False, "councilor_config": None})
+    assert not await agents.edit("nobody", {"is_councilor": True})
+    (document,) = await agents.read([key])
+    assert document.fields is not None
+    assert "councilor_config" not in document.fields
+
+
+@pytest.mark.mongo
+class TestMongoAgents:
+    """What only a real collection can show."""
+
+    @pytest.fixture
+    def agents(self, client: Client, database: str) -> MongoAgents:
+        return MongoAgents(client, database, "agents")
+
+    async def test_our_own_writes_cost_no_event(
+        self, agents: MongoAgents, client: Client, database: str
+    ) -> None:
+        from service.adapters.mongo.stats import counted
+
+        documents = client[database]["agents"]
+        await documents.insert_one({"_id": 1, **councilor()})
+        outcome = Outcome(Status.COMPLETED, Severity.SUCCESS, NOON, None, None, None)
+        async with agents.watch() as watch:
+            (document,) = await agents.read([key_of(1)])
+            await agents.write_verdicts([(document, verdict_for(document))])
+            await documents.update_one({"_id": 1}, counted(outcome))
+            await documents.update_one({"_id": 1}, counted(outcome))
+            await documents.update_one({"_id": 1}, {"$unset": {"councilor_status": ""}})
+            await documents.update_one({"_id": 2}, {"$set": {"statsX": 1}}, upsert=True)
+            await documents.update_one({"_id": 2}, {"$set": {"statsX": 2, "stats.a": 1}})
+            assert await next_keys(watch) == (key_of(2),)
+            assert await next_keys(watch) == (key_of(2),)
+            assert (await watch.changes()).keys == ()
+
+    @pytest.mark.parametrize("ending", ["drop", "rename", "dropDatabase"])
+    async def test_the_end_of_the_collection_ends_the_watch_once(
+        self, agents: MongoAgents, client: Client, database: str, ending: str
+    ) -> None:
+        documents = client[database]["agents"]
+        await documents.insert_one({"_id": 1, **councilor()})
+        async with agents.watch() as watch:
+            match ending:
+                case "drop":
+                    await documents.drop()
+                case "rename":
+                    await documents.rename("others")
+                case _:
+                    await client.drop_database(database)
+            with pytest.raises(WatchLost) as lost:
+                await next_keys(watch)
+        assert lost.value.reason in ("drop", "rename", "dropDatabase")
+        await documents.insert_one({"_id": 2, **councilor()})
+        async with agents.watch() as watch:
+            assert [document.key for document in await listed(watch)] == [key_of(2)]
+            await documents.delete_one({"_id": 2})
+            assert await next_keys(watch) == (key_of(2),)
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            pytest.param((b"AAAA", b"\xff\xfe\xff\xfe"), id="not UTF-8"),
+            pytest.param((b"BBBBBBBB", (2**62).to_bytes(8, "little")), id="a date too far"),
+        ],
+    )
+    async def test_a_document_that_cannot_be_decoded_hides_no_other(
+        self, agents: MongoAgents, client: Client, database: str, damage: tuple[bytes, bytes]
+    ) -> None:
+        poison = councilor("poison", councilor_run_requested_at=bson.Int64(0))
+        poison["councilor_config"]["task"]["prompt"] = "AAAA"
+        poison["councilor_run_requested_at"] = bson.Int64(int.from_bytes(b"BBBBBBBB", "little"))
+        raw = bson.encode({"_id": 1, **poison}).replace(*damage)
+        await client[database].command(
+            "insert", "agents", documents=[RawBSONDocument(raw), {"_id": 2, **councilor()}]
+        )
+        async with agents.watch() as watch:
+            documents = {document.key: document for document in await listed(watch)}
+        assert documents[key_of(2)].damage is None
+        poisoned = documents[key_of(1)]
+        assert poisoned.fields is not None
+        assert poisoned.fields["agent_id"] == "poison"
+
+    @pytest.mark.parametrize(
+        "status", [None, "text", 5, [1, 2], {"accepted_at": "text"}, {"error": {"field": 1}}]
+    )
+    async def test_any_status_is_replaced_as_a_whole(
+        self, agents: MongoAgents, client: Client, database: str, status: object
+    ) -> None:
+        documents = client[database]["agents"]
+        await documents.insert_one({"_id": 1, **councilor(), "councilor_status": status})
+        (document,) = await agents.read([key_of(1)])
+        assert key_of(1) in await agents.write_verdicts([(document, verdict_for(document))])
+        found = await documents.find_one({"_id": 1})
+        assert found is not None
+        assert list(found["councilor_status"]) == [
+            "state",
+            "spec_hash",
+            "accepted_at",
+            "error",
+            "explanation",
+            "timezone",
+            "next_runs",
+            "observed_at",
+        ]
+
+    async def test_next_runs_of_an_interval_follow_its_acceptance(
+        self, agents: MongoAgents, client: Client, database: str
+    ) -> None:
+        documents = client[database]["agents"]
+        spread = councilor()
+        spread["councilor_config"]["schedule"]["spread"] = "10m"
+        await documents.insert_one({"_id": 1, **spread})
+        (document,) = await agents.read([key_of(1)])
+        accepted = await agents.write_verdicts([(document, verdict_for(document))])
+        desired = desired_job(document, POLICY)
+        assert isinstance(desired, Desired)
+        assert desired.spec is not None
+        timetable = desired.spec.timetable(accepted[key_of(1)])
+        found = await documents.find_one({"_id": 1})
+        assert found is not None
+        runs = found["councilor_status"]["next_runs"]
+        expected = [timetable.next_slot(accepted[key_of(1)])]
+        while len(expected) < 5:
+            expected.append(timetable.next_slot(expected[-1]))
+        assert runs == expected
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pytest.param([-5, -1.5, 0, 2, 10, 1e9], id="numbers"),
+        pytest.param(["", "a", "ab", "b", "é"], id="texts"),
+        pytest.param([bson.ObjectId("0" * 24), bson.ObjectId("f" * 24)], id="ObjectIds"),
+        pytest.param([3, "3", {"a": 1}, bson.ObjectId("0" * 24), True], id="types"),
+    ],
+)
+def test_keys_compare_as_ids_do_and_turn_back(ids: list[object]) -> None:
+    keys = [key_of(document_id) for document_id in ids]
+    assert sorted(keys) == keys
+    assert [id_of(key) for key in keys] == ids

@@ -1,0 +1,208 @@
+"""What every ledger promises: the fake that unit tests trust, and the real collection."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from service.adapters.mongo.client import Client, connected
+from service.adapters.mongo.keys import key_of
+from service.adapters.mongo.ledger import MongoLedger
+from service.domain.execution import (
+    Claim,
+    Execution,
+    NotRun,
+    Outcome,
+    Reason,
+    Status,
+    Stretch,
+    Trigger,
+    execution_id,
+    interrupted,
+)
+from service.domain.severity import Severity
+from service.ports import Ledger
+from tests.fakes import NOON, FakeLedger
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.mongo)])
+async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[Ledger]:
+    if request.param == "fake":
+        yield FakeLedger()
+        return
+    database = request.getfixturevalue("database")
+    async with connected(request.getfixturevalue("replica_set_url")) as client:
+        real = MongoLedger(client, database, "executions", "agents")
+        await real.prepare(keep_for=None)
+        yield real
+
+
+def run_of(agent_id: str = "scout", minutes: int = 0, **changes: Any) -> Execution:
+    slot = NOON + minutes * MINUTE
+    execution = Execution(
+        execution_id=execution_id(agent_id, slot, Trigger.SCHEDULE),
+        agent_id=agent_id,
+        scheduled_for=slot,
+        trigger=Trigger.SCHEDULE,
+        spec_hash="0123456789abcdef",
+        owner="replica-1",
+        nonce=f"nonce of {agent_id} {minutes}",
+        started_at=slot + timedelta(milliseconds=7),
+    )
+    return replace(execution, **changes)
+
+
+def outcome(**changes: Any) -> Outcome:
+    end = Outcome(
+        status=Status.COMPLETED,
+        severity=Severity.SUCCESS,
+        completed_at=NOON + MINUTE / 2,
+        output="all is well",
+        error=None,
+        reason=None,
+    )
+    return replace(end, **changes)
+
+
+def missed(first: int, last: int) -> NotRun:
+    stretch = Stretch(NOON + first * MINUTE, NOON + last * MINUTE, last - first + 1)
+    return NotRun(
+        agent_id="scout",
+        scheduled_for=stretch.first,
+        trigger=Trigger.SCHEDULE,
+        status=Status.MISSED,
+        reason=Reason.OUTAGE,
+        spec_hash=None,
+        owner="replica-1",
+        at=NOON + timedelta(hours=1),
+        stretch=stretch,
+    )
+
+
+async def test_a_slot_is_won_once(ledger: Ledger) -> None:
+    assert await ledger.open(run_of()) is Claim.WON
+    assert await ledger.open(run_of(nonce="another", owner="replica-2")) is Claim.TAKEN
+
+
+async def test_a_claim_that_is_asked_for_again_is_still_ours(ledger: Ledger) -> None:
+    """After an error nobody knows whether the row is there: the nonce tells."""
+    await ledger.open(run_of())
+    assert await ledger.open(run_of()) is Claim.WON
+
+
+async def test_two_runs_of_one_agent_cannot_overlap(ledger: Ledger) -> None:
+    await ledger.open(run_of(minutes=0))
+    assert await ledger.open(run_of(minutes=1)) is Claim.OVERLAPS
+    assert await ledger.open(run_of("another", minutes=1)) is Claim.WON
+
+
+async def test_the_next_slot_is_free_when_the_run_has_ended(ledger: Ledger) -> None:
+    await ledger.open(run_of())
+    await ledger.close(run_of(), None, outcome())
+    assert await ledger.open(run_of(minutes=1)) is Claim.WON
+
+
+async def test_a_slot_that_was_recorded_cannot_be_claimed(ledger: Ledger) -> None:
+    assert await ledger.record(missed(0, 0))
+    assert await ledger.open(run_of()) is Claim.TAKEN
+
+
+async def test_a_slot_that_was_claimed_is_not_recorded_as_missed(ledger: Ledger) -> None:
+    await ledger.open(run_of())
+    assert not await ledger.record(missed(0, 3))
+
+
+async def test_closing_needs_the_owner_and_its_nonce(ledger: Ledger) -> None:
+    await ledger.open(run_of())
+    assert not await ledger.close(run_of(owner="zombie"), None, outcome())
+    assert not await ledger.close(run_of(nonce="zombie"), None, outcome())
+    assert await ledger.running_of("replica-1") == [run_of()]
+
+
+async def test_a_late_result_is_refused_when_the_run_was_closed_for_it(ledger: Ledger) -> None:
+    await ledger.open(run_of())
+    await ledger.close(run_of(), None, interrupted(NOON + MINUTE, "gone"))
+    assert not await ledger.close(run_of(), None, outcome())
+    (row,) = await ledger.history("scout", 10)
+    assert (row.fields["status"], row.fields["reason"]) == (Status.ERROR, Reason.INTERRUPTED)
+
+
+async def test_closing_twice_the_same_way_says_yes_twice(ledger: Ledger) -> None:
+    """The first answer may be lost on its way."""
+    await ledger.open(run_of())
+    assert await ledger.close(run_of(), None, outcome())
+    assert await ledger.close(run_of(), None, outcome())
+
+
+async def test_a_closed_row_says_how_it_ended(ledger: Ledger) -> None:
+    await ledger.open(run_of())
+    end = outcome(status=Status.ERROR, severity=Severity.ERROR, error="no", reason=Reason.FAILED)
+    await ledger.close(run_of(), None, end)
+    (row,) = await ledger.history("scout", 10)
+    assert row.fields["error"] == "no"
+    assert row.fields["severity"] == Severity.ERROR
+    assert row.fields["duration_ms"] == 29_993
+    assert "nonce" not in row.fields
+
+
+async def test_settled_until_is_the_latest_slot_with_a_row(ledger: Ledger) -> None:
+    assert await ledger.settled_until("scout", NOON) is None
+    await ledger.record(missed(1, 5))
+    await ledger.open(run_of("another", minutes=9))
+    assert await ledger.settled_until("scout", NOON + 3 * MINUTE) == NOON + 5 * MINUTE
+    assert await ledger.settled_until("scout", NOON + 6 * MINUTE) is None
+
+
+async def test_a_run_that_was_asked_for_settles_no_slot(ledger: Ledger) -> None:
+    await ledger.open(run_of(trigger=Trigger.MANUAL))
+    assert await ledger.settled_until("scout", NOON) is None
+
+
+async def test_known_are_those_with_a_row(ledger: Ledger) -> None:
+    await ledger.open(run_of())
+    other = run_of(minutes=1).execution_id
+    assert await ledger.known([run_of().execution_id, other]) == {run_of().execution_id}
+
+
+async def test_latest_is_the_latest_start(ledger: Ledger) -> None:
+    for minutes in (0, 2, 1):
+        await ledger.open(run_of(minutes=minutes))
+        await ledger.close(run_of(minutes=minutes), None, outcome())
+    await ledger.record(missed(5, 9))
+    latest = await ledger.latest(["scout", "never ran"])
+    assert {name: row.scheduled_for for name, row in latest.items()} == {"scout": NOON + 2 * MINUTE}
+
+
+async def test_history_is_latest_slot_first_and_limited(ledger: Ledger) -> None:
+    await ledger.record(missed(5, 9))
+    await ledger.open(run_of())
+    rows = await ledger.history("scout", 1)
+    assert [row.fields["slots_missed"] for row in rows] == [5]
+    assert len(await ledger.history("scout", 10)) == 2
+
+
+async def test_orphans_are_the_running_rows_of_nobody_alive(ledger: Ledger) -> None:
+    await ledger.open(run_of("a"))
+    await ledger.open(run_of("b", owner="dead"))
+    assert [run.agent_id for run in await ledger.running_of_others(["replica-1"])] == ["b"]
+
+
+@pytest.mark.mongo
+async def test_statistics_are_counted_with_the_row_or_not_at_all(
+    client: Client, database: str
+) -> None:
+    """A validator of the user's that refuses statistics costs the statistics, not the row."""
+    agents = client[database]["agents"]
+    document_id = (await agents.insert_one({"agent_id": "scout", "stats": {}})).inserted_id
+    ledger = MongoLedger(client, database, "executions", "agents")
+    await ledger.prepare(keep_for=None)
+    await client[database].command("collMod", "agents", validator={"stats": {}})
+    await ledger.open(run_of())
+    assert await ledger.close(run_of(), key_of(document_id), outcome())
+    assert await ledger.running_of("replica-1") == []
+    (agent,) = await agents.find().to_list(None)
+    assert agent["stats"] == {}

@@ -1,0 +1,430 @@
+"""One fake per port; each obeys the contract test of its port."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from copy import deepcopy
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from service.adapters.mongo.keys import key_of
+from service.domain.councilor import DocumentKey
+from service.domain.execution import (
+    Claim,
+    Execution,
+    Fire,
+    NotRun,
+    Order,
+    Outcome,
+    Status,
+    Trigger,
+    milliseconds,
+)
+from service.domain.planning import (
+    AgentDocument,
+    Job,
+    JobState,
+    StoredJob,
+    Verdict,
+    error_of,
+    stored_of,
+    upcoming_slots,
+)
+from service.domain.severity import Severity
+from service.ports import Answer, Dirty, Fired, LedgerRow, Unavailable, WatchLost
+
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+_JUDGED = ("agent_id", "is_councilor", "councilor_config")
+
+
+class FakeClock:
+    """Stands still until it is moved."""
+
+    def __init__(self, now: datetime = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, duration: timedelta) -> None:
+        self.now += duration
+
+
+class Outage:
+    """Makes a fake database unavailable while `is_on`."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+
+    def check(self) -> None:
+        if self.is_on:
+            raise Unavailable("the fake database is down")
+
+
+class FakeAgents:
+    """`agents` in memory. `collection` is what writers see; `change` writes as one of them."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.collection: dict[DocumentKey, dict[str, Any]] = {}
+        self.outage = Outage()
+        self.opened = 0
+        self.reads: list[DocumentKey] = []
+        self._clock = clock
+        self._events: asyncio.Queue[Dirty | WatchLost] = asyncio.Queue()
+
+    def change(self, document_id: object, fields: Mapping[str, object] | None) -> DocumentKey:
+        """Replace a document, or delete it, and let the watch tell of it."""
+        key = key_of(document_id)
+        if fields is None:
+            self.collection.pop(key, None)
+        else:
+            self.collection[key] = {"_id": document_id, **deepcopy(dict(fields))}
+        self._events.put_nowait(Dirty((key,), "delete" if fields is None else "replace"))
+        return key
+
+    def lose_watch(self, reason: str) -> None:
+        self._events.put_nowait(WatchLost(reason, f"lost by the test: {reason}"))
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncIterator["FakeAgents"]:
+        self.outage.check()
+        self.opened += 1
+        self._events = asyncio.Queue()
+        yield self
+
+    async def documents(self) -> AsyncIterator[Sequence[AgentDocument]]:
+        self.outage.check()
+        for key, fields in list(self.collection.items()):
+            concerns_us = {"councilor_status", "councilor_run_requested_at"} & fields.keys()
+            if fields.get("is_councilor") not in (None, False) or concerns_us:
+                yield [self._read(key)]
+
+    async def changes(self) -> Dirty:
+        event = await self._events.get()
+        if isinstance(event, WatchLost):
+            raise event
+        return event
+
+    async def read(self, keys: Sequence[DocumentKey]) -> Sequence[AgentDocument]:
+        self.outage.check()
+        self.reads.extend(keys)
+        return [self._read(key) for key in keys]
+
+    async def find(self, agent_ids: Sequence[str] | None) -> Sequence[AgentDocument]:
+        self.outage.check()
+        return [
+            self._read(key)
+            for key, fields in self.collection.items()
+            if (agent_ids is None and fields.get("is_councilor") not in (None, False))
+            or (agent_ids is not None and fields.get("agent_id") in agent_ids)
+        ]
+
+    async def write_verdicts(
+        self, verdicts: Sequence[tuple[AgentDocument, Verdict]]
+    ) -> Mapping[DocumentKey, datetime]:
+        self.outage.check()
+        accepted: dict[DocumentKey, datetime] = {}
+        for document, verdict in verdicts:
+            fields = self.collection.get(document.key)
+            if fields is not None and self._revision(fields) == document.revision:
+                fields["councilor_status"] = self._status(fields, verdict)
+            status = (fields or {}).get("councilor_status") or {}
+            if status.get("spec_hash") == verdict.spec_hash and status["accepted_at"] is not None:
+                accepted[document.key] = status["accepted_at"]
+        return accepted
+
+    async def clear_verdicts(self, keys: Sequence[DocumentKey]) -> None:
+        self.outage.check()
+        for key in keys:
+            if (fields := self.collection.get(key)) and not fields.get("is_councilor"):
+                fields.pop("councilor_status", None)
+
+    async def edit(self, agent_id: str, changes: Mapping[str, object]) -> bool:
+        self.outage.check()
+        for fields in self.collection.values():
+            if fields.get("agent_id") == agent_id:
+                for path, value in {**changes, "updated_at": self._clock()}.items():
+                    _set(fields, path.split("."), value)
+                return True
+        return False
+
+    async def ping(self) -> None:
+        self.outage.check()
+
+    def _read(self, key: DocumentKey) -> AgentDocument:
+        fields = self.collection.get(key)
+        if fields is None:
+            return AgentDocument(key, None)
+        return AgentDocument(key, deepcopy(fields), self._revision(fields))
+
+    def _revision(self, fields: Mapping[str, object]) -> object:
+        return deepcopy({name: fields[name] for name in _JUDGED if name in fields})
+
+    def _status(self, fields: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
+        old = fields.get("councilor_status") or {}
+        accepted_at = old.get("accepted_at") if old.get("spec_hash") == verdict.spec_hash else None
+        if accepted_at is None:
+            accepted_at = verdict.carried_at or (self._clock() if verdict.spec else None)
+        runs: Sequence[datetime] = ()
+        if verdict.state is JobState.SCHEDULED and verdict.spec and accepted_at:
+            runs = upcoming_slots(verdict.spec.timetable(accepted_at), self._clock(), 5)
+        return {
+            "state": verdict.state.value,
+            "spec_hash": verdict.spec_hash,
+            "accepted_at": accepted_at,
+            "error": error_of(verdict.problem),
+            "explanation": verdict.explanation,
+            "timezone": verdict.timezone,
+            "next_runs": list(runs),
+            "observed_at": self._clock(),
+        }
+
+
+def _set(fields: dict[str, Any], path: Sequence[str], value: object) -> None:
+    for name in path[:-1]:
+        fields = fields.setdefault(name, {})
+    if value is None:
+        fields.pop(path[-1], None)
+    else:
+        fields[path[-1]] = value
+
+
+class FakeLedger:
+    """`councilor_executions` in memory, with both unique indexes."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.counted: list[tuple[str, Severity]] = []
+        self.outage = Outage()
+
+    async def open(self, execution: Execution) -> Claim:
+        self.outage.check()
+        if (row := self.rows.get(execution.execution_id)) is not None:
+            return Claim.WON if row.get("nonce") == execution.nonce else Claim.TAKEN
+        if any(
+            row["status"] == Status.RUNNING and row["councilor_id"] == execution.agent_id
+            for row in self.rows.values()
+        ):
+            return Claim.OVERLAPS
+        self.rows[execution.execution_id] = {
+            "execution_id": execution.execution_id,
+            "councilor_id": execution.agent_id,
+            "scheduled_for": execution.scheduled_for,
+            "trigger": execution.trigger,
+            "status": Status.RUNNING,
+            "severity": None,
+            "reason": None,
+            "started_at": execution.started_at,
+            "owner": execution.owner,
+            "nonce": execution.nonce,
+            "spec_hash": execution.spec_hash,
+        }
+        return Claim.WON
+
+    async def record(self, not_run: NotRun) -> bool:
+        self.outage.check()
+        if not_run.execution_id in self.rows:
+            return False
+        row: dict[str, Any] = {
+            "execution_id": not_run.execution_id,
+            "councilor_id": not_run.agent_id,
+            "scheduled_for": not_run.scheduled_for,
+            "trigger": not_run.trigger,
+            "status": not_run.status,
+            "severity": Severity.WARNING,
+            "reason": not_run.reason,
+            "started_at": None,
+        }
+        if (stretch := not_run.stretch) is not None:
+            row |= {"slots_missed": stretch.count, "first_slot": stretch.first}
+            row["last_slot"] = stretch.last
+        self.rows[not_run.execution_id] = row
+        return True
+
+    async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
+        self.outage.check()
+        row = self.rows.get(execution.execution_id)
+        if row is None or (row.get("owner"), row.get("nonce")) != (
+            execution.owner,
+            execution.nonce,
+        ):
+            return False
+        if row["status"] != Status.RUNNING:
+            return bool(row["completed_at"] == outcome.completed_at)
+        row |= {
+            "status": outcome.status,
+            "severity": outcome.severity,
+            "reason": outcome.reason,
+            "completed_at": outcome.completed_at,
+            "duration_ms": milliseconds(outcome.completed_at - execution.started_at),
+            "output": outcome.output,
+            "error": outcome.error,
+        }
+        self.counted.append((execution.agent_id, outcome.severity))
+        return True
+
+    async def settled_until(self, agent_id: str, since: datetime) -> datetime | None:
+        self.outage.check()
+        slots = [
+            row.get("last_slot") or row["scheduled_for"]
+            for row in self.rows.values()
+            if row["councilor_id"] == agent_id and row["trigger"] != Trigger.MANUAL
+        ]
+        return max((slot for slot in slots if slot >= since), default=None)
+
+    async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
+        self.outage.check()
+        return frozenset(execution_ids) & self.rows.keys()
+
+    async def latest(self, agent_ids: Sequence[str]) -> Mapping[str, LedgerRow]:
+        self.outage.check()
+        latest: dict[str, LedgerRow] = {}
+        for row in sorted(self._rows_of(agent_ids), key=lambda row: str(row["started_at"])):
+            if row["started_at"] is not None:
+                latest[row["councilor_id"]] = _shown(row)
+        return latest
+
+    async def history(self, agent_id: str, limit: int) -> Sequence[LedgerRow]:
+        self.outage.check()
+        rows = sorted(self._rows_of([agent_id]), key=lambda row: row["scheduled_for"], reverse=True)
+        return [_shown(row) for row in rows[:limit]]
+
+    async def running_of_others(self, alive: Collection[str]) -> Sequence[Execution]:
+        self.outage.check()
+        return [_execution(row) for row in self._running() if row["owner"] not in alive]
+
+    async def running_of(self, owner: str) -> Sequence[Execution]:
+        self.outage.check()
+        return [_execution(row) for row in self._running() if row["owner"] == owner]
+
+    def _rows_of(self, agent_ids: Sequence[str]) -> list[dict[str, Any]]:
+        return [row for row in self.rows.values() if row["councilor_id"] in agent_ids]
+
+    def _running(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows.values() if row["status"] == Status.RUNNING]
+
+
+def _shown(row: Mapping[str, Any]) -> LedgerRow:
+    fields = {name: value for name, value in row.items() if name != "nonce"}
+    return LedgerRow(row["execution_id"], row["councilor_id"], row["scheduled_for"], fields)
+
+
+def _execution(row: Mapping[str, Any]) -> Execution:
+    return Execution(
+        execution_id=row["execution_id"],
+        agent_id=row["councilor_id"],
+        scheduled_for=row["scheduled_for"],
+        trigger=row["trigger"],
+        spec_hash=row["spec_hash"],
+        owner=row["owner"],
+        nonce=row["nonce"],
+        started_at=row["started_at"],
+    )
+
+
+class FakeStoredJobs:
+    """`apscheduler_jobs` in memory."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, StoredJob] = {}
+        self.outage = Outage()
+
+    async def load(self) -> Mapping[str, StoredJob]:
+        self.outage.check()
+        return dict(self.jobs)
+
+    async def save(self, jobs: Sequence[Job], removed: Sequence[str]) -> None:
+        self.outage.check()
+        for job in jobs:
+            self.jobs[job.agent_id] = stored_of(job)
+        for agent_id in removed:
+            self.jobs.pop(agent_id, None)
+
+    async def keep_only(self, agent_ids: Collection[str]) -> Collection[str]:
+        self.outage.check()
+        for stranger in self.jobs.keys() - set(agent_ids):
+            del self.jobs[stranger]
+        return set(agent_ids) - self.jobs.keys()
+
+
+class FakeJobTable:
+    """Jobs without timers: the test fires what is due."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.requests: list[Fire] = []
+        self.puts: list[str] = []
+        self.fired: Fired | None = None
+
+    def put(self, job: Job) -> None:
+        self.puts.append(job.agent_id)
+        self.jobs[job.agent_id] = job
+
+    def remove(self, agent_id: str) -> None:
+        self.jobs.pop(agent_id, None)
+
+    def of_agent(self, agent_id: str) -> Job | None:
+        return self.jobs.get(agent_id)
+
+    def of_document(self, key: DocumentKey) -> Job | None:
+        return next((job for job in self.jobs.values() if job.key == key), None)
+
+    def all(self) -> Sequence[Job]:
+        return list(self.jobs.values())
+
+    def settle(self, agent_id: str, slot: datetime) -> None:
+        job = self.jobs.get(agent_id)
+        if job is None or job.next_run_at is None or job.next_run_at > slot:
+            return
+        assert job.timetable is not None
+        self.jobs[agent_id] = replace(job, next_run_at=job.timetable.next_slot(slot))
+
+    def request(self, fire: Fire) -> None:
+        self.requests.append(fire)
+
+
+class FakeReplicas:
+    """`scheduler_replicas` in memory, on a clock that stands for the server's."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.replicas: dict[str, datetime] = {}
+        self.outage = Outage()
+        self._clock = clock
+
+    async def heartbeat(self, replica_id: str, facts: Mapping[str, object], ttl: timedelta) -> None:
+        self.outage.check()
+        self.replicas[replica_id] = self._clock() + ttl
+
+    async def alive(self) -> Sequence[str]:
+        self.outage.check()
+        return [name for name, until in self.replicas.items() if until > self._clock()]
+
+    async def leave(self, replica_id: str) -> None:
+        self.outage.check()
+        self.replicas.pop(replica_id, None)
+
+    async def forget_dead(self) -> None:
+        self.outage.check()
+        long_ago = self._clock() - timedelta(days=1)
+        self.replicas = {name: until for name, until in self.replicas.items() if until > long_ago}
+
+
+class FakeConductor:
+    """Answers what it is told to; `hold` keeps answers back until it is set."""
+
+    def __init__(self) -> None:
+        self.orders: list[Order] = []
+        self.answer: Answer | Exception = Answer(output="all is well")
+        self.called = asyncio.Event()
+        self.released = asyncio.Event()
+        self.released.set()
+
+    async def execute(self, order: Order) -> Answer:
+        self.orders.append(order)
+        self.called.set()
+        await self.released.wait()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
