@@ -142,9 +142,7 @@ class StoredJobs(Protocol):
 class LedgerRow:
     """A row of the ledger as it is shown to people; `fields` as CONTRACT section 3 names them."""
 
-    execution_id: str
     agent_id: str
-    scheduled_for: datetime
     fields: Mapping[str, object]
 
 

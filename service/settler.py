@@ -66,6 +66,7 @@ class _Start:
     slot: datetime
     trigger: Trigger
     settles: datetime
+    has_more: bool
 
 
 class Settler:
@@ -186,7 +187,7 @@ class Settler:
             self._jobs.settle(fire.agent_id, slots.last)
             return None
         (slot, trigger), *more = slots.starts
-        return _Start(desired.spec, slot, trigger, slot if more else slots.last)
+        return _Start(desired.spec, slot, trigger, slot if more else slots.last, bool(more))
 
     async def _due_slots(
         self, case: _Case, desired: Desired, spec: JobSpec, queued: datetime | None
@@ -217,7 +218,6 @@ class Settler:
         self, case: _Case, start: _Start, claim: Claim, *, was_queued: bool
     ) -> datetime | None:
         agent_id = case.fire.agent_id
-        has_more = start.settles == start.slot and start.trigger is Trigger.CATCH_UP
         if claim is Claim.OVERLAPS:
             if start.spec.catch_up is CatchUp.ALL and start.trigger is Trigger.CATCH_UP:
                 await self._end_of_run(agent_id)
@@ -228,7 +228,7 @@ class Settler:
         self._jobs.settle(agent_id, start.settles)
         if was_queued and claim is Claim.WON:
             await self._skip_those_that_came_meanwhile(case)
-        if has_more:
+        if start.has_more:
             await self._end_of_run(agent_id)
         return None
 

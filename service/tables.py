@@ -57,10 +57,10 @@ def show_history(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None
     for row in rows:
         took = row.get("duration_ms")
         table.add_row(
-            _instant(row["scheduled_for"]),
-            str(row["trigger"]),
-            _coloured(row["status"]),
-            _coloured(row["severity"]),
+            _instant(row.get("scheduled_for") or row.get("started_at")),
+            str(row.get("trigger") or ""),
+            _coloured(row.get("status")),
+            _coloured(row.get("severity")),
             f"{took / 1000:.1f} s" if isinstance(took, int) else "",
             Text(str(row.get("error") or row.get("reason") or ""), overflow="ellipsis"),
         )

@@ -308,7 +308,7 @@ class FakeLedger:
 
 def _shown(row: Mapping[str, Any]) -> LedgerRow:
     fields = {name: value for name, value in row.items() if name != "nonce"}
-    return LedgerRow(row["execution_id"], row["councilor_id"], row["scheduled_for"], fields)
+    return LedgerRow(row["councilor_id"], fields)
 
 
 def _execution(row: Mapping[str, Any]) -> Execution:

@@ -23,7 +23,7 @@ from service.domain.execution import (
     interrupted,
 )
 from service.domain.severity import Severity
-from service.ports import Ledger
+from service.ports import Ledger, Misconfigured
 from tests.fakes import NOON, FakeLedger
 
 MINUTE = timedelta(minutes=1)
@@ -174,7 +174,9 @@ async def test_latest_is_the_latest_start(ledger: Ledger) -> None:
         await ledger.close(run_of(minutes=minutes), None, outcome())
     await ledger.record(missed(5, 9))
     latest = await ledger.latest(["scout", "never ran"])
-    assert {name: row.scheduled_for for name, row in latest.items()} == {"scout": NOON + 2 * MINUTE}
+    assert {name: row.fields["scheduled_for"] for name, row in latest.items()} == {
+        "scout": NOON + 2 * MINUTE
+    }
 
 
 async def test_history_is_latest_slot_first_and_limited(ledger: Ledger) -> None:
@@ -206,3 +208,45 @@ async def test_statistics_are_counted_with_the_row_or_not_at_all(
     assert await ledger.running_of("replica-1") == []
     (agent,) = await agents.find().to_list(None)
     assert agent["stats"] == {}
+
+
+@pytest.mark.mongo
+async def test_what_the_predecessor_left_neither_stops_us_nor_is_lost(
+    client: Client, database: str
+) -> None:
+    """Rows without an owner, a run without an end, indexes under other names."""
+    rows = client[database]["executions"]
+    await rows.create_index("execution_id", unique=True, name="theirs")
+    await rows.create_index([("councilor_id", 1), ("started_at", -1)], name="theirs too")
+    running = {"councilor_id": "scout", "status": "running", "started_at": NOON}
+    await rows.insert_many([{**running, "execution_id": "1"}, {**running, "execution_id": "2"}])
+    ledger = MongoLedger(client, database, "executions", "agents")
+    for _ in range(2):
+        await ledger.prepare(keep_for=timedelta(days=90))
+    assert await ledger.open(run_of()) is Claim.WON
+    assert await ledger.running_of_others([]) == [run_of()]
+    history = await ledger.history("scout", 10)
+    assert sorted(str(row.fields["reason"]) for row in history) == [
+        "None",
+        "interrupted",
+        "interrupted",
+    ]
+
+
+@pytest.mark.mongo
+async def test_rows_that_forbid_the_unique_index_are_told_of(client: Client, database: str) -> None:
+    rows = client[database]["executions"]
+    await rows.insert_many([{"execution_id": "same"}, {"execution_id": "same"}])
+    with pytest.raises(Misconfigured, match="SCHEDULER_EXECUTIONS_COLLECTION"):
+        await MongoLedger(client, database, "executions", "agents").prepare(keep_for=None)
+
+
+@pytest.mark.mongo
+async def test_rows_expire_after_the_time_that_was_set_last(client: Client, database: str) -> None:
+    ledger = MongoLedger(client, database, "executions", "agents")
+    rows = client[database]["executions"]
+    for keep_for, expected in ((1, 86_400), (2, 172_800)):
+        await ledger.prepare(keep_for=timedelta(days=keep_for))
+        assert (await rows.index_information())["expiry"]["expireAfterSeconds"] == expected
+    await ledger.prepare(keep_for=None)
+    assert "expiry" not in await rows.index_information()

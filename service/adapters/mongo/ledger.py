@@ -20,24 +20,43 @@ from service.domain.execution import (
     Execution,
     NotRun,
     Outcome,
+    Reason,
     Status,
     Trigger,
     milliseconds,
 )
 from service.domain.severity import Severity
-from service.ports import LedgerRow, Refused, Unavailable
+from service.ports import LedgerRow, Misconfigured, Refused, Unavailable
 
 log = structlog.get_logger()
 
 # Named here and not left to defaults, which are `w: 1` with an arbiter (FAULTS 0.7).
 _DURABLE = WriteConcern("majority", wtimeout=WRITE_TIMEOUT_MS, j=True)
 _INDEX_OPTIONS_CONFLICT = 85
+_INDEX_CONFLICTS = {_INDEX_OPTIONS_CONFLICT, 86}
+_INDEX_IN_THE_WAY = (
+    "SCHEDULER_EXECUTIONS_COLLECTION: an index of another kind is in the way; drop it"
+)
+_DUPLICATES = (
+    "SCHEDULER_EXECUTIONS_COLLECTION: the collection holds several rows with one execution_id, "
+    "written by another program; rename it, or name another one"
+)
+_FOREIGN_RUN = {"status": Status.RUNNING.value, "owner": {"$not": {"$type": "string"}}}
+_FOREIGN_END = {
+    "$set": {
+        "status": Status.ERROR.value,
+        "severity": Severity.ERROR.value,
+        "reason": Reason.INTERRUPTED.value,
+        "error": "another program began this run and did not record its end",
+    },
+    "$currentDate": {"completed_at": True},
+}
 _STARTED = {"status": {"$in": [Status.RUNNING, Status.COMPLETED, Status.ERROR]}}
 
 INDEXES = (
-    IndexModel([("execution_id", ASCENDING)], name="execution_id", unique=True),
-    IndexModel([("councilor_id", ASCENDING), ("started_at", DESCENDING)], name="by_start"),
-    IndexModel([("councilor_id", ASCENDING), ("scheduled_for", DESCENDING)], name="by_slot"),
+    IndexModel([("execution_id", ASCENDING)], unique=True),
+    IndexModel([("councilor_id", ASCENDING), ("started_at", DESCENDING)]),
+    IndexModel([("councilor_id", ASCENDING), ("scheduled_for", DESCENDING)]),
     IndexModel(
         [("status", ASCENDING)],
         name="running",
@@ -66,10 +85,28 @@ class MongoLedger:
         self._rows_in_transaction = client[database][executions]
 
     async def prepare(self, keep_for: timedelta | None) -> None:
-        """Create the indexes, and the one that expires rows. Raises Unavailable, Refused."""
-        with translated():
-            await self._rows.create_indexes(list(INDEXES))
+        """Create the indexes, and the one that expires rows.
+
+        Runs that another program left without an end are closed first: they would forbid ours.
+        Raises Unavailable, and Misconfigured where existing rows or indexes are in the way.
+        """
+        try:
+            await self._rows.update_many(_FOREIGN_RUN, _FOREIGN_END)
+            # An equal index of another name serves as well; creating ours would fail.
+            there = [_essence_of(index) async for index in self._rows.list_indexes()]
+            missing = [index for index in INDEXES if _essence_of(index.document) not in there]
+            if missing:
+                await self._rows.create_indexes(missing)
             await self._expire_after(keep_for)
+        except DuplicateKeyError as error:
+            raise Misconfigured(_DUPLICATES) from error
+        except OperationFailure as error:
+            if error.code in _INDEX_CONFLICTS:
+                text = (error.details or {}).get("errmsg", "")
+                raise Misconfigured(f"{_INDEX_IN_THE_WAY}: {text}") from error
+            raise translation_of(error) from error
+        except PyMongoError as error:
+            raise translation_of(error) from error
 
     async def _expire_after(self, keep_for: timedelta | None) -> None:
         if keep_for is None:
@@ -192,7 +229,7 @@ class MongoLedger:
             return [_shown(row) async for row in latest_first]
 
     async def running_of_others(self, alive: Collection[str]) -> Sequence[Execution]:
-        return await self._running({"$nin": list(alive)})
+        return await self._running({"$type": "string", "$nin": list(alive)})
 
     async def running_of(self, owner: str) -> Sequence[Execution]:
         return await self._running(owner)
@@ -205,6 +242,11 @@ class MongoLedger:
     async def _row_of(self, execution_id: str) -> Mapping[str, Any] | None:
         with translated():
             return await self._rows.find_one({"execution_id": execution_id})
+
+
+def _essence_of(index: Mapping[str, Any]) -> tuple[Any, ...]:
+    partial = index.get("partialFilterExpression", {})
+    return list(index["key"].items()), bool(index.get("unique")), dict(partial)
 
 
 def _is_overlap(error: DuplicateKeyError) -> bool:
@@ -288,12 +330,12 @@ def _execution_of(row: Mapping[str, Any]) -> Execution:
         scheduled_for=row["scheduled_for"],
         trigger=Trigger(row["trigger"]),
         spec_hash=row.get("spec_hash") or "",
-        owner=row.get("owner"),  # type: ignore[arg-type]  # None is a row of another program's
-        nonce=row.get("nonce"),  # type: ignore[arg-type]
+        owner=row["owner"],
+        nonce=row.get("nonce", ""),
         started_at=row["started_at"],
     )
 
 
 def _shown(row: Mapping[str, Any]) -> LedgerRow:
     fields = {name: value for name, value in row.items() if name not in ("_id", "nonce")}
-    return LedgerRow(row["execution_id"], row["councilor_id"], row["scheduled_for"], fields)
+    return LedgerRow(row["councilor_id"], fields)
