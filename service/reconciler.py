@@ -12,7 +12,9 @@ from service.domain.councilor import DocumentKey, SchedulePolicy
 from service.domain.execution import Fire, Trigger
 from service.domain.planning import (
     Absence,
+    Action,
     AgentDocument,
+    Change,
     Desired,
     Job,
     Keep,
@@ -47,6 +49,8 @@ class _Judged:
     past: Past
     has_job: bool
     """Not where another document has the `agent_id`, or there is none."""
+    untold: Change | None = None
+    """What became of the job, to be told when its acceptance is known."""
 
 
 class Reconciler:
@@ -204,19 +208,22 @@ class Reconciler:
         current = self._jobs.of_document(document.key)
         self._request(desired)
         if isinstance(desired, Absence):
-            self._take(plan(desired, current, Past(), now), counts, told=True)
+            self._take(plan(desired, current, Past(), now), counts)
             self._forget(document.key, deleted=desired.deleted)
             return None
         if desired.agent_id is not None and self._is_contested(desired):
             no_job = Absence(document.key, None, deleted=False)
-            self._take(plan(no_job, current, Past(), now), counts, told=True)
+            self._take(plan(no_job, current, Past(), now), counts)
             self._contenders[desired.agent_id].add(document.key)
             return _Judged(document, contested(desired), Past(), has_job=False)
         past = self._past(document, desired, current)
         is_assumed = desired.spec is not None and past.accepted_at is None
         assumed = replace(past, accepted_at=_whole_ms(now)) if is_assumed else past
-        self._take(plan(desired, current, assumed, now), counts, told=not is_assumed)
-        return _Judged(document, desired, past, has_job=desired.agent_id is not None)
+        actions = plan(desired, current, assumed, now)
+        self._take(actions, counts, told=not is_assumed)
+        untold = [action.change for action in actions if is_assumed and isinstance(action, Put)]
+        has_job = desired.agent_id is not None
+        return _Judged(document, desired, past, has_job, untold[0] if untold else None)
 
     def _past(self, document: AgentDocument, desired: Desired, current: Job | None) -> Past:
         status = document.fields.get("councilor_status") if document.fields is not None else None
@@ -233,7 +240,9 @@ class Reconciler:
         self._mark(holder.key)
         return False
 
-    def _take(self, actions: Sequence[object], counts: dict[str, int], *, told: bool) -> None:
+    def _take(
+        self, actions: Sequence[Action], counts: dict[str, int], *, told: bool = True
+    ) -> None:
         for action in actions:
             match action:
                 case Put(job, change):
@@ -267,18 +276,24 @@ class Reconciler:
         accepted = await self._agents.write_verdicts(
             [(judged.document, verdict) for judged, verdict in unsaid]
         )
-        now = self._clock()
-        counts = {"changed": 0, "kept": 0, "failed": 0}
         for judged, _ in unsaid:
-            accepted_at = accepted.get(judged.document.key)
-            if not judged.has_job and judged.desired.problem is not None:
-                self._telemetry.rejected_without_job(
-                    judged.desired.agent_id, judged.desired.problem
-                )
-            elif judged.past.accepted_at is None and accepted_at is not None:
-                current = self._jobs.of_document(judged.document.key)
-                past = replace(judged.past, accepted_at=accepted_at)
-                self._take(plan(judged.desired, current, past, now), counts, told=True)
+            desired = judged.desired
+            if not judged.has_job and desired.problem is not None:
+                self._telemetry.rejected_without_job(desired.agent_id, desired.problem)
+            elif judged.past.accepted_at is None:
+                self._accept(judged, accepted.get(judged.document.key))
+
+    def _accept(self, judged: _Judged, accepted_at: datetime | None) -> None:
+        """Count the slots from the acceptance that the server has set, and tell of the job."""
+        current = self._jobs.of_document(judged.document.key)
+        if accepted_at is not None:
+            past = replace(judged.past, accepted_at=accepted_at)
+            counts = {"changed": 0, "kept": 0, "failed": 0}
+            actions = plan(judged.desired, current, past, self._clock())
+            self._take(actions, counts, told=False)
+            current = self._jobs.of_document(judged.document.key)
+        if judged.untold is not None and current is not None:
+            self._telemetry.job_changed(judged.untold, current)
 
 
 def _whole_ms(instant: datetime) -> datetime:

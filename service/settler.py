@@ -229,7 +229,7 @@ class Settler:
         if was_queued and claim is Claim.WON:
             await self._skip_those_that_came_meanwhile(case)
         if start.has_more:
-            await self._end_of_run(agent_id)
+            await self._runner.end_of_run(agent_id)
         return None
 
     async def _skip_those_that_came_meanwhile(self, case: _Case) -> None:

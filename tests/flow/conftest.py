@@ -18,22 +18,9 @@ from pydantic import SecretStr
 from service.adapters.mongo.client import Client
 from service.app import Stop, serve
 from service.settings import Settings
+from tests.steps import eventually
 
 Database = AsyncIOMotorDatabase[dict[str, Any]]
-
-
-async def eventually(
-    condition: Callable[[], Awaitable[Any]], within: float = 15, saying: str = ""
-) -> Any:
-    """Ask again and again until the answer is true, and give it; fail after `within` seconds."""
-    try:
-        async with asyncio.timeout(within):
-            while True:
-                if answer := await condition():
-                    return answer
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        pytest.fail(f"not within {within} s: {saying or condition.__name__}")
 
 
 @dataclass

@@ -10,10 +10,10 @@ from tests.flow.conftest import (
     Start,
     TestConductor,
     config,
-    eventually,
     free_port,
     rows_of,
 )
+from tests.steps import eventually
 
 pytestmark = pytest.mark.mongo
 

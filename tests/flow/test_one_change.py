@@ -15,11 +15,11 @@ from tests.flow.conftest import (
     Start,
     TestConductor,
     config,
-    eventually,
     job_of,
     next_run_of,
     rows_of,
 )
+from tests.steps import eventually
 
 pytestmark = pytest.mark.mongo
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from service.app import wall_clock
-from tests.flow.conftest import Database, TestConductor, config, eventually, rows_of
+from tests.flow.conftest import Database, TestConductor, config, rows_of
 from tests.flow.process import Launch, launch
 from tests.flow.test_one_change import completed, has_reason, is_after, run_after
+from tests.steps import eventually
 
 __all__ = ["launch"]
 pytestmark = pytest.mark.mongo

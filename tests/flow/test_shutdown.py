@@ -4,9 +4,10 @@ import signal
 
 import pytest
 
-from tests.flow.conftest import Database, TestConductor, config, eventually, rows_of
+from tests.flow.conftest import Database, TestConductor, config, rows_of
 from tests.flow.process import Launch, launch
 from tests.flow.test_one_change import completed
+from tests.steps import eventually
 
 __all__ = ["launch"]
 pytestmark = pytest.mark.mongo

@@ -11,8 +11,9 @@ import pytest
 
 from service.adapters.embedded import embedded_mongod, find_mongod
 from service.adapters.mongo.replica_set import initiate
-from tests.flow.conftest import eventually, free_port
+from tests.flow.conftest import free_port
 from tests.flow.process import launch, process_of
+from tests.steps import eventually
 
 __all__ = ["launch"]
 pytestmark = pytest.mark.mongo

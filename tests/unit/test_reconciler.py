@@ -1,0 +1,268 @@
+"""The reconciler on fakes: what it watches, when it lists, what it writes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Never
+
+import pytest
+from structlog.testing import capture_logs
+
+from service.adapters.mongo.keys import key_of
+from service.domain.councilor import SchedulePolicy
+from service.domain.execution import Trigger
+from service.domain.planning import AgentDocument, JobState, StoredJob
+from service.health import Health
+from service.ports import Misconfigured
+from service.reconciler import Reconciler
+from service.telemetry import Telemetry
+from tests.contract.test_agents import councilor
+from tests.fakes import NOON, FakeAgents, FakeClock, FakeJobTable
+from tests.steps import eventually, going, turned, turned_until
+
+HALF_HOUR = timedelta(minutes=30)
+
+
+@dataclass
+class Side:
+    """A reconciler with everything around it."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    jobs: FakeJobTable = field(default_factory=FakeJobTable)
+    health: Health = field(default_factory=Health)
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    left_behind: dict[str, StoredJob] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.agents = FakeAgents(self.clock)
+
+    def reconciler(self) -> Reconciler:
+        return Reconciler(
+            self.agents,
+            self.jobs,
+            self.telemetry,
+            self.health,
+            self.clock,
+            policy=SchedulePolicy(),
+            resync_interval=timedelta(hours=1),
+            left_behind=self.left_behind,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        reconciler = self.reconciler()
+        async with going(reconciler.watch(), reconciler.reconcile()):
+            await turned_until(lambda: self.health.watching)
+            yield
+
+    def status(self, document_id: object) -> dict[str, Any] | None:
+        return self.agents.collection[key_of(document_id)].get("councilor_status")
+
+    def change_schedule(self, document_id: object, **changes: object) -> None:
+        fields = self.agents.collection[key_of(document_id)]
+        fields["councilor_config"]["schedule"] |= changes
+        self.agents.change(document_id, {k: v for k, v in fields.items() if k != "_id"})
+
+
+async def test_the_first_sync_schedules_what_is_there() -> None:
+    side = Side()
+    side.agents.change(1, councilor())
+    async with side.running():
+        job = side.jobs.jobs["scout"]
+        assert (job.state, job.next_run_at) == (JobState.SCHEDULED, NOON + HALF_HOUR)
+        assert side.health.synced
+        assert (side.status(1) or {})["accepted_at"] == NOON
+
+
+async def test_a_change_is_read_again_and_applied() -> None:
+    side = Side()
+    async with side.running():
+        side.agents.change(1, councilor())
+        await turned_until(lambda: side.status(1))
+        side.change_schedule(1, enabled=False)
+        await turned_until(lambda: side.jobs.jobs["scout"].state is JobState.PAUSED)
+        side.agents.change(1, None)
+        await turned_until(lambda: "scout" not in side.jobs.jobs)
+
+
+async def test_many_changes_of_one_document_cost_few_readings() -> None:
+    side = Side()
+    async with side.running():
+        for minutes in range(1, 51):
+            side.agents.change(1, councilor(value=f"{minutes}m"))
+        await turned_until(
+            lambda: (
+                "scout" in side.jobs.jobs
+                and side.jobs.jobs["scout"].next_run_at == NOON + timedelta(minutes=50)
+            )
+        )
+        await turned()
+        assert len(side.agents.reads) < 25
+
+
+async def test_our_own_statistics_change_nothing() -> None:
+    side = Side()
+    side.agents.change(1, councilor())
+    async with side.running():
+        puts, observed = len(side.jobs.puts), (side.status(1) or {})["observed_at"]
+        side.clock.advance(timedelta(minutes=3))
+        fields = {k: v for k, v in side.agents.collection[key_of(1)].items() if k != "_id"}
+        side.agents.change(1, {**fields, "stats": {"total_executions": 7}})
+        await turned()
+        assert len(side.jobs.puts) == puts
+        assert (side.status(1) or {})["observed_at"] == observed
+
+
+async def test_a_lost_watch_is_entered_again_and_what_was_missed_is_found() -> None:
+    side = Side()
+    side.agents.change(1, councilor())
+    async with side.running():
+        del side.agents.collection[key_of(1)]  # no event tells of it
+        side.agents.collection[key_of(2)] = {"_id": 2, **councilor("found")}
+        with capture_logs() as logs:
+            side.agents.lose_watch("286")
+            await turned_until(lambda: side.agents.opened == 1)
+            async with going(wait_for(side, "found")) as (task,):
+                await task
+        assert set(side.jobs.jobs) == {"found"}
+        assert [log["event"] for log in logs if log["event"].startswith("watch")] == [
+            "watch_lost",
+            "watch_resumed",
+        ]
+
+
+async def wait_for(side: Side, agent_id: str) -> None:
+    """Over the pause before the next try, which is random and below a tenth of a second."""
+
+    async def is_back() -> bool:
+        return agent_id in side.jobs.jobs and side.health.watching
+
+    await eventually(is_back)
+
+
+async def test_an_outage_is_waited_out_and_readiness_says_so() -> None:
+    side = Side()
+    async with side.running():
+        side.agents.outage.is_on = True
+        side.agents.lose_watch("network")
+        await turned_until(lambda: not side.health.watching)
+        assert side.health.trouble is not None
+        side.agents.outage.is_on = False
+        side.agents.collection[key_of(1)] = {"_id": 1, **councilor()}
+        await wait_for(side, "scout")
+
+
+async def test_what_cannot_be_read_stays_dirty() -> None:
+    side = Side()
+    async with side.running():
+        side.agents.outage.is_on = True
+        side.agents.change(1, councilor())
+        await turned()
+        assert side.jobs.jobs == {}
+        side.agents.outage.is_on = False
+        await wait_for(side, "scout")
+
+
+async def test_one_document_that_breaks_our_code_harms_no_other() -> None:
+    side = Side()
+
+    class Breaks(dict[str, object]):
+        def get(self, *_: object) -> Never:
+            raise RuntimeError("a fault of ours")
+
+    async def documents() -> AsyncIterator[list[AgentDocument]]:
+        yield [AgentDocument(key_of(1), Breaks()), AgentDocument(key_of(2), councilor())]
+
+    side.agents.documents = documents  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        async with side.running():
+            assert set(side.jobs.jobs) == {"scout"}
+    assert [log["event"] for log in logs if log["log_level"] == "error"] == ["reconcile_failed"]
+
+
+async def test_missed_slots_come_back_from_the_stored_job() -> None:
+    side = Side()
+    accepted_at = NOON - 10 * HALF_HOUR
+    status = {"state": "scheduled", "accepted_at": accepted_at, "observed_at": NOON}
+    async with side.running():
+        side.agents.change(1, councilor())
+        await turned_until(lambda: side.status(1))
+        spec_hash = side.jobs.jobs["scout"].spec_hash
+    again = Side()
+    missed = NOON - 2 * HALF_HOUR
+    again.left_behind["scout"] = StoredJob("scout", spec_hash, "scheduled", accepted_at, missed)
+    again.agents.change(1, councilor(councilor_status={**status, "spec_hash": spec_hash}))
+    async with again.running():
+        assert again.jobs.jobs["scout"].next_run_at == missed
+
+
+async def test_a_status_that_was_wiped_gets_its_acceptance_back() -> None:
+    side = Side()
+    side.agents.change(1, councilor())
+    async with side.running():
+        side.clock.advance(timedelta(minutes=7))
+        side.agents.change(1, councilor())
+        await turned_until(lambda: side.status(1))
+        assert (side.status(1) or {})["accepted_at"] == NOON
+        assert side.jobs.jobs["scout"].next_run_at == NOON + HALF_HOUR
+
+
+async def test_a_request_is_handed_over_once_per_value() -> None:
+    side = Side()
+    side.agents.change(1, councilor(councilor_run_requested_at=NOON))
+    async with side.running():
+        side.change_schedule(1, enabled=False)
+        await turned_until(lambda: side.jobs.jobs["scout"].state is JobState.PAUSED)
+        assert [(fire.due_at, fire.trigger) for fire in side.jobs.requests] == [
+            (NOON, Trigger.MANUAL)
+        ]
+
+
+async def test_an_invalid_councilor_is_rejected_once_and_runs_again_when_mended() -> None:
+    side = Side()
+    side.agents.change(1, councilor())
+    with capture_logs() as logs:
+        async with side.running():
+            side.change_schedule(1, value="0m")
+            await turned_until(lambda: side.jobs.jobs["scout"].state is JobState.INVALID)
+            side.change_schedule(1, value="0m")
+            await turned()
+            assert side.jobs.jobs["scout"].next_run_at is None
+            side.change_schedule(1, value="30m")
+            await turned_until(lambda: side.jobs.jobs["scout"].state is JobState.SCHEDULED)
+    told = [log["event"] for log in logs if log["event"].startswith("job_")]
+    assert told == ["job_scheduled", "job_rejected", "job_scheduled"]
+
+
+async def test_the_smaller_id_has_the_agent_id_until_it_goes() -> None:
+    side = Side()
+    side.agents.change(2, councilor(value="20m"))
+    async with side.running():
+        side.agents.change(1, councilor(value="10m"))
+        await turned_until(lambda: (side.status(2) or {}).get("state") == "invalid")
+        assert side.jobs.jobs["scout"].key == key_of(1)
+        side.agents.change(1, None)
+        await turned_until(lambda: (side.status(2) or {}).get("state") == "scheduled")
+        assert side.jobs.jobs["scout"].key == key_of(2)
+
+
+async def test_a_demotion_takes_the_verdict_away() -> None:
+    side = Side()
+    side.agents.change(1, councilor())
+    async with side.running():
+        status = side.status(1)
+        side.agents.change(1, {"agent_id": "scout", "councilor_status": status})
+        await turned_until(lambda: side.status(1) is None)
+        assert side.jobs.jobs == {}
+
+
+async def test_a_deployment_that_can_never_be_watched_ends_the_start() -> None:
+    side = Side()
+
+    def refused() -> Any:
+        raise Misconfigured("a standalone")
+
+    side.agents.watch = refused  # type: ignore[method-assign]
+    with pytest.raises(Misconfigured):
+        await side.reconciler().watch()

@@ -1,0 +1,410 @@
+"""The settler and the runner on fakes: what becomes of a slot that came due."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from service.adapters.mongo.keys import key_of
+from service.domain.councilor import SchedulePolicy
+from service.domain.execution import Fire, Reason, Status, Trigger
+from service.domain.planning import AgentDocument, Desired, Past, Put, desired_job, plan
+from service.domain.severity import Severity, SeverityRule
+from service.ports import Answer, Failure
+from service.runner import Runner, RunPolicy
+from service.settler import Settler
+from service.telemetry import Telemetry
+from tests.contract.test_agents import councilor
+from tests.fakes import (
+    NOON,
+    FakeAgents,
+    FakeClock,
+    FakeConductor,
+    FakeJobTable,
+    FakeLedger,
+)
+from tests.steps import turned, turned_until
+
+HALF_HOUR = timedelta(minutes=30)
+POLICY = SchedulePolicy()
+KEY = key_of(1)
+
+
+@dataclass
+class Side:
+    """A settler and a runner that have been up since noon, and a councilor accepted at noon."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    jobs: FakeJobTable = field(default_factory=FakeJobTable)
+    ledger: FakeLedger = field(default_factory=FakeLedger)
+    conductor: FakeConductor = field(default_factory=FakeConductor)
+    max_concurrent: int = 10
+    faults: list[BaseException] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.agents = FakeAgents(self.clock)
+        telemetry = Telemetry()
+        self.runner = Runner(
+            self.ledger,
+            self.conductor,
+            telemetry,
+            self.clock,
+            policy=RunPolicy(
+                timeout=HALF_HOUR,
+                max_concurrent=self.max_concurrent,
+                max_output_bytes=100,
+                severity=SeverityRule.WORDS,
+            ),
+            owner="replica-1",
+        )
+        self.settler = Settler(
+            self.agents,
+            self.ledger,
+            self.jobs,
+            self.runner,
+            telemetry,
+            self.clock,
+            policy=POLICY,
+            failed=self.faults.append,
+        )
+
+    def promote(self, agent_id: str = "scout", **schedule: object) -> None:
+        fields = councilor(agent_id)
+        fields["councilor_config"]["schedule"] |= schedule
+        key = self.agents.change(1 if agent_id == "scout" else agent_id, fields)
+        desired = desired_job(AgentDocument(key, fields), POLICY)
+        assert isinstance(desired, Desired)
+        (put,) = plan(desired, None, Past(accepted_at=NOON), NOON)
+        assert isinstance(put, Put)
+        self.jobs.put(put.job)
+
+    def change(self, fields: dict[str, Any] | None) -> None:
+        self.agents.change(1, fields)
+
+    def come_due(self, slot: datetime, late: timedelta = timedelta(0)) -> None:
+        self.clock.now = max(self.clock.now, slot + late)
+        job = self.jobs.jobs["scout"]
+        self.settler.fire(Fire(job.key, "scout", job.next_run_at or slot))
+
+    def request(self, at: datetime) -> None:
+        self.settler.fire(Fire(KEY, "scout", at, Trigger.MANUAL))
+
+    def rows(self) -> list[tuple[str, Any, Any]]:
+        """Slot, status and reason, oldest slot first."""
+        return [
+            (f"{row['scheduled_for']:%H:%M}", row["status"], row["reason"])
+            for row in sorted(self.ledger.rows.values(), key=lambda row: row["scheduled_for"])
+        ]
+
+    async def settled(self, rows: int) -> None:
+        await turned_until(lambda: len(self.ledger.rows) >= rows)
+        await turned_until(lambda: not self.settler._tasks)
+
+
+@pytest.fixture
+async def side() -> AsyncIterator[Side]:
+    async with ended(Side()) as side:
+        side.promote()
+        yield side
+
+
+@asynccontextmanager
+async def ended(side: Side) -> AsyncIterator[Side]:
+    yield side
+    side.ledger.outage.is_on = side.agents.outage.is_on = False
+    side.conductor.released.set()
+    await side.settler.stop()
+    await side.runner.drain(timedelta(seconds=5))
+    assert side.faults == []
+
+
+async def all_ended(side: Side) -> None:
+    await turned_until(
+        lambda: all(row["status"] != Status.RUNNING for row in side.ledger.rows.values())
+    )
+    await turned()
+
+
+async def test_a_slot_becomes_a_completed_row(side: Side) -> None:
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    await all_ended(side)
+    assert side.rows() == [("12:30", Status.COMPLETED, None)]
+    (order,) = side.conductor.orders
+    assert (order.execution_id, order.task.prompt) == ("exec_scout_1795437000000", "look around")
+    assert side.ledger.counted == [("scout", Severity.SUCCESS)]
+    assert side.jobs.jobs["scout"].next_run_at == NOON + 2 * HALF_HOUR
+
+
+async def test_the_same_slot_runs_once(side: Side) -> None:
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    await all_ended(side)
+    side.settler.fire(Fire(KEY, "scout", NOON + HALF_HOUR))
+    await turned()
+    assert len(side.conductor.orders) == 1
+
+
+@pytest.mark.parametrize(
+    ("now", "reason"),
+    [
+        pytest.param(None, Reason.DELETED, id="deleted"),
+        pytest.param({"agent_id": "scout"}, Reason.DEMOTED, id="demoted"),
+        pytest.param(councilor("other"), Reason.DELETED, id="renamed"),
+        pytest.param(councilor(value="0m"), Reason.INVALID, id="invalid"),
+    ],
+)
+async def test_what_is_no_longer_desired_does_not_start_and_says_why(
+    side: Side, now: dict[str, Any] | None, reason: Reason
+) -> None:
+    """The reconciler has not heard of it yet: the document is read again before the claim."""
+    side.change(now)
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    assert side.rows() == [("12:30", Status.SKIPPED, reason)]
+    assert side.conductor.orders == []
+
+
+async def test_a_pause_that_the_timer_has_not_heard_of_holds(side: Side) -> None:
+    paused = councilor()
+    paused["councilor_config"]["schedule"]["enabled"] = False
+    side.change(paused)
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    assert side.rows() == [("12:30", Status.SKIPPED, Reason.PAUSED)]
+
+
+async def test_an_edit_never_fires_the_past(side: Side) -> None:
+    side.change(councilor(value="45m"))
+    side.come_due(NOON + HALF_HOUR)
+    await turned()
+    assert (side.rows(), side.conductor.orders) == ([], [])
+
+
+async def test_the_prompt_is_read_when_the_run_starts(side: Side) -> None:
+    edited = councilor()
+    edited["councilor_config"]["task"]["prompt"] = "look twice"
+    side.change(edited)
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    assert side.conductor.orders[0].task.prompt == "look twice"
+
+
+async def test_an_overlap_is_skipped_and_recorded(side: Side) -> None:
+    side.conductor.released.clear()
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    side.come_due(NOON + 2 * HALF_HOUR)
+    await side.settled(2)
+    assert side.rows()[1] == ("13:00", Status.SKIPPED, Reason.OVERLAP)
+
+
+async def test_one_slot_waits_and_those_behind_it_are_skipped() -> None:
+    async with ended(Side()) as side:
+        side.promote(overlap="queue_one")
+        side.conductor.released.clear()
+        side.come_due(NOON + HALF_HOUR)
+        await side.settled(1)
+        side.come_due(NOON + 2 * HALF_HOUR)
+        await turned()
+        side.come_due(NOON + 3 * HALF_HOUR)
+        await turned()
+        assert side.rows() == [("12:30", Status.RUNNING, None)]
+        side.conductor.released.set()
+        await side.settled(3)
+        await all_ended(side)
+        assert side.rows() == [
+            ("12:30", Status.COMPLETED, None),
+            ("13:00", Status.COMPLETED, None),
+            ("13:30", Status.SKIPPED, Reason.OVERLAP),
+        ]
+
+
+async def test_slots_of_an_outage_become_one_row_and_the_latest_runs(side: Side) -> None:
+    side.come_due(NOON + HALF_HOUR, late=5 * HALF_HOUR + timedelta(minutes=10))
+    await side.settled(2)
+    await all_ended(side)
+    assert side.rows() == [
+        ("12:30", Status.MISSED, Reason.OUTAGE),
+        ("15:00", Status.COMPLETED, None),
+    ]
+    stretch = side.ledger.rows["exec_scout_1795437000000"]
+    assert (stretch["slots_missed"], f"{stretch['last_slot']:%H:%M}") == (5, "14:30")
+    assert side.ledger.rows["exec_scout_1795446000000"]["trigger"] == Trigger.CATCH_UP
+
+
+async def test_slots_that_have_rows_are_not_recorded_again(side: Side) -> None:
+    """After a crash the projection may be behind the ledger."""
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    await all_ended(side)
+    job = side.jobs.jobs["scout"]
+    side.jobs.put(replace(job, next_run_at=NOON + HALF_HOUR))
+    side.come_due(NOON + HALF_HOUR, late=2 * HALF_HOUR + timedelta(minutes=1))
+    await side.settled(3)
+    await all_ended(side)
+    assert side.rows() == [
+        ("12:30", Status.COMPLETED, None),
+        ("13:00", Status.MISSED, Reason.OUTAGE),
+        ("13:30", Status.COMPLETED, None),
+    ]
+
+
+async def test_all_missed_slots_run_one_after_the_other_where_wanted() -> None:
+    async with ended(Side()) as side:
+        side.promote(catch_up="all")
+        side.come_due(NOON + HALF_HOUR, late=2 * HALF_HOUR + timedelta(minutes=1))
+        await side.settled(3)
+        await all_ended(side)
+        assert [row[:2] for row in side.rows()] == [
+            ("12:30", Status.COMPLETED),
+            ("13:00", Status.COMPLETED),
+            ("13:30", Status.COMPLETED),
+        ]
+
+
+async def test_a_run_that_was_asked_for_runs_once_even_while_paused(side: Side) -> None:
+    paused = councilor()
+    paused["councilor_config"]["schedule"]["enabled"] = False
+    side.change(paused)
+    side.request(NOON)
+    await side.settled(1)
+    await all_ended(side)
+    side.request(NOON)
+    await turned()
+    (row,) = side.ledger.rows.values()
+    assert (row["execution_id"], row["trigger"]) == (
+        "exec_scout_1795435200000_manual",
+        Trigger.MANUAL,
+    )
+    assert len(side.conductor.orders) == 1
+
+
+@pytest.mark.parametrize(
+    ("age", "fields", "ending"),
+    [
+        pytest.param(61, councilor(), (Status.MISSED, Reason.STALE), id="too old"),
+        pytest.param(0, {"agent_id": "scout"}, (Status.SKIPPED, Reason.DEMOTED), id="demoted"),
+        pytest.param(0, councilor(value="0m"), (Status.SKIPPED, Reason.INVALID), id="invalid"),
+    ],
+)
+async def test_a_request_that_cannot_run_is_recorded(
+    side: Side, age: int, fields: dict[str, Any], ending: tuple[Status, Reason]
+) -> None:
+    side.change(fields)
+    side.request(NOON - timedelta(minutes=age))
+    await side.settled(1)
+    assert [row[1:] for row in side.rows()] == [ending]
+    assert side.conductor.orders == []
+
+
+async def test_a_request_waits_for_the_end_of_the_run(side: Side) -> None:
+    side.conductor.released.clear()
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    side.request(side.clock())
+    await turned()
+    assert len(side.conductor.orders) == 1
+    side.conductor.released.set()
+    await turned_until(lambda: len(side.conductor.orders) == 2)
+
+
+async def test_nothing_starts_while_the_database_is_away_and_the_slot_is_not_lost(
+    side: Side,
+) -> None:
+    side.ledger.outage.is_on = True
+    side.come_due(NOON + HALF_HOUR)
+    await turned()
+    assert side.conductor.orders == []
+    side.ledger.outage.is_on = False
+    async with asyncio.timeout(5):
+        await side.conductor.called.wait()
+
+
+async def test_no_more_runs_than_places_and_the_waiting_slot_is_not_claimed() -> None:
+    async with ended(Side(max_concurrent=1)) as side:
+        side.promote()
+        side.promote("other")
+        side.conductor.released.clear()
+        side.come_due(NOON + HALF_HOUR)
+        await turned()
+        side.settler.fire(Fire(key_of("other"), "other", NOON + HALF_HOUR))
+        await turned()
+        assert len(side.ledger.rows) == 1
+        side.conductor.released.set()
+        await turned_until(lambda: len(side.conductor.orders) == 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "severity", "reason"),
+    [
+        (Answer("fine"), Status.COMPLETED, Severity.SUCCESS, None),
+        (Answer("SEVERITY: warning"), Status.COMPLETED, Severity.WARNING, None),
+        (
+            Answer("3 errors", Failure(Reason.FAILED, "it broke")),
+            Status.ERROR,
+            Severity.ERROR,
+            Reason.FAILED,
+        ),
+        (RuntimeError("a fault of ours"), Status.ERROR, Severity.ERROR, Reason.INTERNAL),
+    ],
+)
+async def test_every_ending_is_recorded_as_what_it_is(
+    side: Side, answer: Answer | Exception, status: Status, severity: Severity, reason: Reason
+) -> None:
+    side.conductor.answer = answer
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    await all_ended(side)
+    (row,) = side.ledger.rows.values()
+    assert (row["status"], row["severity"], row["reason"]) == (status, severity, reason)
+
+
+async def test_a_large_output_is_cut_between_characters(side: Side) -> None:
+    side.conductor.answer = Answer("é" * 80)
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    await all_ended(side)
+    (row,) = side.ledger.rows.values()
+    assert row["output"] == "é" * 50
+
+
+async def test_draining_lets_runs_end_and_starts_nothing(side: Side) -> None:
+    side.conductor.released.clear()
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    await side.settler.stop()
+    side.come_due(NOON + 2 * HALF_HOUR)
+    draining = asyncio.create_task(side.runner.drain(timedelta(seconds=5)))
+    await turned()
+    side.conductor.released.set()
+    await draining
+    assert side.rows() == [("12:30", Status.COMPLETED, None)]
+
+
+async def test_a_run_that_outlasts_the_drain_is_recorded_as_interrupted(side: Side) -> None:
+    side.conductor.released.clear()
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    with capture_logs() as logs:
+        await side.runner.drain(timedelta(0))
+    assert side.rows() == [("12:30", Status.ERROR, Reason.INTERRUPTED)]
+    assert [log["event"] for log in logs] == ["drain_started", "run_failed"]
+
+
+async def test_a_result_that_comes_too_late_is_refused(side: Side) -> None:
+    side.conductor.released.clear()
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    (row,) = side.ledger.rows.values()
+    row["owner"] = "whoever closed it"
+    with capture_logs() as logs:
+        side.conductor.released.set()
+        await turned()
+    assert "run_result_refused" in [log["event"] for log in logs]
+    assert side.ledger.counted == []
