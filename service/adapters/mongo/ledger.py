@@ -13,6 +13,7 @@ from pymongo.write_concern import WriteConcern
 
 from service.adapters.mongo.client import WRITE_TIMEOUT_MS, Client, translated, translation_of
 from service.adapters.mongo.keys import id_of
+from service.adapters.mongo.rows import end_of, execution_of, final_row, running_row, shown
 from service.adapters.mongo.stats import counted
 from service.domain.councilor import DocumentKey
 from service.domain.execution import (
@@ -23,7 +24,6 @@ from service.domain.execution import (
     Reason,
     Status,
     Trigger,
-    milliseconds,
 )
 from service.domain.severity import Severity
 from service.ports import LedgerRow, Misconfigured, Refused, Unavailable
@@ -124,7 +124,7 @@ class MongoLedger:
 
     async def open(self, execution: Execution) -> Claim:
         try:
-            await self._rows.insert_one(_running_row(execution))
+            await self._rows.insert_one(running_row(execution))
         except PyMongoError as error:
             # The row may be there all the same, and be ours: an error says nothing (FAULTS 0.8).
             row = await self._row_of(execution.execution_id)
@@ -140,7 +140,7 @@ class MongoLedger:
     async def record(self, not_run: NotRun) -> bool:
         with translated():
             try:
-                await self._rows.insert_one(_final_row(not_run))
+                await self._rows.insert_one(final_row(not_run))
             except DuplicateKeyError:
                 return False
         return True
@@ -151,7 +151,7 @@ class MongoLedger:
             "owner": execution.owner,
             "nonce": execution.nonce,
         }
-        end = _end_of(execution, outcome)
+        end = end_of(execution, outcome)
         try:
             return await self._close_and_count(ours, end, execution.agent_id, key, outcome)
         except Refused as refused:
@@ -220,13 +220,13 @@ class MongoLedger:
             row = await self._rows.find_one(
                 started, {"output": 0}, sort=[("started_at", DESCENDING)]
             )
-        return None if row is None else _shown(row)
+        return None if row is None else shown(row)
 
     async def history(self, agent_id: str, limit: int) -> Sequence[LedgerRow]:
         with translated():
             rows = self._rows.find({"councilor_id": agent_id})
             latest_first = rows.sort("scheduled_for", DESCENDING).limit(limit)
-            return [_shown(row) async for row in latest_first]
+            return [shown(row) async for row in latest_first]
 
     async def running_of_others(self, alive: Collection[str]) -> Sequence[Execution]:
         return await self._running({"$type": "string", "$nin": list(alive)})
@@ -237,7 +237,7 @@ class MongoLedger:
     async def _running(self, owner: object) -> Sequence[Execution]:
         with translated():
             rows = self._rows.find({"status": Status.RUNNING, "owner": owner}, {"output": 0})
-            return [_execution_of(row) async for row in rows]
+            return [execution_of(row) async for row in rows]
 
     async def _row_of(self, execution_id: str) -> Mapping[str, Any] | None:
         with translated():
@@ -252,90 +252,3 @@ def _essence_of(index: Mapping[str, Any]) -> tuple[Any, ...]:
 def _is_overlap(error: DuplicateKeyError) -> bool:
     details = error.details or {}
     return "councilor_id" in details.get("keyPattern", {})
-
-
-def _running_row(execution: Execution) -> dict[str, Any]:
-    return {
-        "execution_id": execution.execution_id,
-        "councilor_id": execution.agent_id,
-        "scheduled_for": execution.scheduled_for,
-        "trigger": execution.trigger.value,
-        "status": Status.RUNNING.value,
-        "severity": None,
-        "reason": None,
-        "started_at": execution.started_at,
-        "completed_at": None,
-        "created_at": execution.started_at,
-        "duration_ms": None,
-        "lateness_ms": execution.lateness_ms,
-        "output": None,
-        "error": None,
-        "attempts": [],
-        "spec_hash": execution.spec_hash,
-        "owner": execution.owner,
-        "nonce": execution.nonce,
-    }
-
-
-def _final_row(not_run: NotRun) -> dict[str, Any]:
-    row = {
-        "execution_id": not_run.execution_id,
-        "councilor_id": not_run.agent_id,
-        "scheduled_for": not_run.scheduled_for,
-        "trigger": not_run.trigger.value,
-        "status": not_run.status.value,
-        "severity": Severity.WARNING.value,
-        "reason": not_run.reason.value,
-        "started_at": None,
-        "completed_at": not_run.at,
-        "created_at": not_run.at,
-        "duration_ms": None,
-        "lateness_ms": milliseconds(not_run.at - not_run.scheduled_for),
-        "output": None,
-        "error": None,
-        "attempts": [],
-        "spec_hash": not_run.spec_hash,
-        "owner": not_run.owner,
-    }
-    if (stretch := not_run.stretch) is not None:
-        row |= {
-            "slots_missed": stretch.count,
-            "first_slot": stretch.first,
-            "last_slot": stretch.last,
-        }
-    return row
-
-
-def _end_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:
-    end = {
-        "status": outcome.status.value,
-        "severity": outcome.severity.value,
-        "reason": outcome.reason.value if outcome.reason is not None else None,
-        "completed_at": outcome.completed_at,
-        "duration_ms": milliseconds(outcome.completed_at - execution.started_at),
-        "output": outcome.output,
-        "error": outcome.error,
-        "attempts": [
-            {"started_at": attempt.started_at, "error": attempt.error}
-            for attempt in outcome.attempts
-        ],
-    }
-    return end | ({"output_truncated": True} if outcome.output_truncated else {})
-
-
-def _execution_of(row: Mapping[str, Any]) -> Execution:
-    return Execution(
-        execution_id=row["execution_id"],
-        agent_id=row["councilor_id"],
-        scheduled_for=row["scheduled_for"],
-        trigger=Trigger(row["trigger"]),
-        spec_hash=row.get("spec_hash") or "",
-        owner=row["owner"],
-        nonce=row.get("nonce", ""),
-        started_at=row["started_at"],
-    )
-
-
-def _shown(row: Mapping[str, Any]) -> LedgerRow:
-    fields = {name: value for name, value in row.items() if name not in ("_id", "nonce")}
-    return LedgerRow(row["councilor_id"], fields)

@@ -1,0 +1,100 @@
+"""Rows of `councilor_executions`, as CONTRACT section 3 has them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from service.domain.execution import Execution, NotRun, Outcome, Status, Trigger, milliseconds
+from service.domain.severity import Severity
+from service.ports import LedgerRow
+
+
+def running_row(execution: Execution) -> dict[str, Any]:
+    """The row of a claim."""
+    return {
+        "execution_id": execution.execution_id,
+        "councilor_id": execution.agent_id,
+        "scheduled_for": execution.scheduled_for,
+        "trigger": execution.trigger.value,
+        "status": Status.RUNNING.value,
+        "severity": None,
+        "reason": None,
+        "started_at": execution.started_at,
+        "completed_at": None,
+        "created_at": execution.started_at,
+        "duration_ms": None,
+        "lateness_ms": execution.lateness_ms,
+        "output": None,
+        "error": None,
+        "attempts": [],
+        "spec_hash": execution.spec_hash,
+        "owner": execution.owner,
+        "nonce": execution.nonce,
+    }
+
+
+def final_row(not_run: NotRun) -> dict[str, Any]:
+    """The row of a slot, or of a stretch of slots, that never ran."""
+    row = {
+        "execution_id": not_run.execution_id,
+        "councilor_id": not_run.agent_id,
+        "scheduled_for": not_run.scheduled_for,
+        "trigger": not_run.trigger.value,
+        "status": not_run.status.value,
+        "severity": Severity.WARNING.value,
+        "reason": not_run.reason.value,
+        "started_at": None,
+        "completed_at": not_run.at,
+        "created_at": not_run.at,
+        "duration_ms": None,
+        "lateness_ms": milliseconds(not_run.at - not_run.scheduled_for),
+        "output": None,
+        "error": None,
+        "attempts": [],
+        "spec_hash": not_run.spec_hash,
+        "owner": not_run.owner,
+    }
+    if (stretch := not_run.stretch) is not None:
+        row |= {
+            "slots_missed": stretch.count,
+            "first_slot": stretch.first,
+            "last_slot": stretch.last,
+        }
+    return row
+
+
+def end_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:
+    """What closes a running row."""
+    end = {
+        "status": outcome.status.value,
+        "severity": outcome.severity.value,
+        "reason": outcome.reason.value if outcome.reason is not None else None,
+        "completed_at": outcome.completed_at,
+        "duration_ms": milliseconds(outcome.completed_at - execution.started_at),
+        "output": outcome.output,
+        "error": outcome.error,
+        "attempts": [
+            {"started_at": attempt.started_at, "error": attempt.error}
+            for attempt in outcome.attempts
+        ],
+    }
+    return end | ({"output_truncated": True} if outcome.output_truncated else {})
+
+
+def execution_of(row: Mapping[str, Any]) -> Execution:
+    """The execution that a running row of ours stands for."""
+    return Execution(
+        execution_id=row["execution_id"],
+        agent_id=row["councilor_id"],
+        scheduled_for=row["scheduled_for"],
+        trigger=Trigger(row["trigger"]),
+        spec_hash=row.get("spec_hash") or "",
+        owner=row["owner"],
+        nonce=row.get("nonce", ""),
+        started_at=row["started_at"],
+    )
+
+
+def shown(row: Mapping[str, Any]) -> LedgerRow:
+    """A row without what is nobody's business."""
+    fields = {name: value for name, value in row.items() if name not in ("_id", "nonce")}
+    return LedgerRow(row["councilor_id"], fields)
