@@ -252,7 +252,7 @@ class _Service:
         settings = self._settings
         dialect = Dialect(settings.conductor_api_mode)
         async with conductor_adapter.connected(
-            settings.conductor_api_url, dialect, settings.conductor_cwd
+            settings.conductor_api_url.get_secret_value(), dialect, settings.conductor_cwd
         ) as conductor:
             runner = Runner(
                 self._stores.ledger,

@@ -105,8 +105,8 @@ class Runner:
     async def drain(self, timeout: timedelta) -> None:
         """Let runs end for `timeout`, then record the rest as interrupted. Start nothing more."""
         self._draining = True
+        log.info("drain_started", runs=len(self._tasks))
         if self._tasks:
-            log.info("drain_started", runs=len(self._tasks))
             await asyncio.wait(self._tasks, timeout=timeout.total_seconds())
         await cancelled(self._tasks)
         # Also finds a row whose claim was on its way when its run was cancelled.

@@ -43,15 +43,16 @@ def _zone(value: str) -> str:
     return value
 
 
-def _http_url(value: str) -> str:
+def _http_url(value: SecretStr) -> SecretStr:
+    """Secret, because it may carry a password."""
     try:
-        parts = urlsplit(value)
+        parts = urlsplit(value.get_secret_value())
         is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_http = False
     if not is_http:
         raise PydanticCustomError("url", "write an address such as http://conductor:8000")
-    return value.rstrip("/")
+    return SecretStr(value.get_secret_value().rstrip("/"))
 
 
 def _mongodb_url(value: SecretStr) -> SecretStr:
@@ -89,7 +90,9 @@ class Settings(BaseSettings):
 
     mongodb_url: Annotated[SecretStr, AfterValidator(_mongodb_url)] | None = None
     mongodb_database: Annotated[str, AfterValidator(_database)] = "conductor_state"
-    conductor_api_url: Annotated[str, AfterValidator(_http_url)] = "http://localhost:8000"
+    conductor_api_url: Annotated[SecretStr, AfterValidator(_http_url)] = SecretStr(
+        "http://localhost:8000"
+    )
     conductor_api_mode: Literal["conductor", "agents"] = "conductor"
     conductor_cwd: str | None = None
     scheduler_agents_collection: Collection = "agents"
@@ -113,19 +116,26 @@ class Settings(BaseSettings):
     scheduler_log_format: Literal["auto", "console", "json"] = "auto"
     scheduler_log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _blank_is_unset(cls, given: Mapping[str, object]) -> dict[str, object]:
+        """A blank token would let everybody in, a blank host would listen everywhere."""
+        return {
+            name: value
+            for name, value in given.items()
+            if not isinstance(value, str) or value.strip()
+        }
+
     @model_validator(mode="after")
     def _collections_differ(self) -> Self:
-        names = [
-            self.scheduler_agents_collection,
-            self.scheduler_executions_collection,
-            self.scheduler_jobs_collection,
-            "scheduler_replicas",
-            "scheduler_notifications",
-        ]
-        if len(set(names)) != len(names):
-            raise PydanticCustomError(
-                "collections", "SCHEDULER_…_COLLECTION: each collection needs a name of its own"
-            )
+        taken = {"scheduler_replicas", "scheduler_notifications"}
+        for part in ("agents", "executions", "jobs"):
+            name: str = getattr(self, f"scheduler_{part}_collection")
+            if name in taken:
+                variable = f"SCHEDULER_{part.upper()}_COLLECTION"
+                message = f'{variable}: "{name}" is the name of another collection'
+                raise PydanticCustomError("collections", message)
+            taken.add(name)
         return self
 
 

@@ -87,7 +87,8 @@ class _ToStructlog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         told = structlog.get_logger()
-        told.log(record.levelno, "library_log", logger=record.name, message=record.getMessage())
+        fields = {"logger": record.name, "message": record.getMessage()}
+        told.log(record.levelno, "library_log", exc_info=record.exc_info, **fields)
 
 
 def _route_library_logs(level: str) -> None:

@@ -120,6 +120,15 @@ def config_from(value: object) -> Config:
         raise _rejection_of(invalid) from invalid
 
 
+def schedule_config_from(config: object) -> ScheduleConfig:
+    """Read the schedule of a `councilor_config` alone; raises ConfigRejected."""
+    schedule = config.get("schedule") if isinstance(config, Mapping) else None
+    try:
+        return ScheduleConfig.model_validate(_present(schedule))
+    except ValidationError as invalid:
+        raise _rejection_of(invalid) from invalid
+
+
 _HINTS = {
     "schedule": 'add a schedule: {type: "interval", value: "30m"} or {type: "cron", …}',
     "schedule.type": 'write "interval" or "cron"',

@@ -15,6 +15,7 @@ from service.domain.config import (
     ScheduleConfig,
     config_from,
     instant_from,
+    schedule_config_from,
     shown,
 )
 from service.domain.schedule import (
@@ -121,7 +122,7 @@ def parse_councilor(document: Mapping[str, object], policy: SchedulePolicy) -> R
         return InvalidCouncilor(
             agent_id=agent_id,
             display_name=name,
-            spec_hash=_hash(repr(_schedule_texts(document))),
+            spec_hash=_hash_despite_problems(document.get("councilor_config"), policy),
             problem=rejected.problem,
             run_requested_at=requested_at,
         )
@@ -134,7 +135,7 @@ def parse_councilor(document: Mapping[str, object], policy: SchedulePolicy) -> R
         paused_until=config.schedule.paused_until,
         catch_up=config.schedule.catch_up,
         overlap=config.schedule.overlap,
-        spec_hash=_hash(f"{schedule.identity} spread={config.schedule.spread or '0s'}"),
+        spec_hash=_spec_hash(config.schedule, schedule),
         task=_task(config, name),
         notifications=_notifications(config),
         cwd=_text(document.get("cwd")),
@@ -160,26 +161,24 @@ def _require_promotion(promoted: object, agent_id: object) -> None:
 
 def _schedule(config: ScheduleConfig, policy: SchedulePolicy) -> Every | Cron:
     zone = config.timezone if config.timezone is not None else policy.timezone
-    field = "councilor_config.schedule.value"
     try:
         if config.type == "interval":
             schedule: Every | Cron = every_from(config.value)
         else:
             schedule = cron_from(config.value, zone)
     except ScheduleError as error:
-        if "time zone" in str(error):
-            field = "councilor_config.schedule.timezone"
+        field = f"councilor_config.schedule.{error.part}"
         raise ConfigRejected(field, str(error), error.hint) from error
     # No cron is denser than once a minute, so most need no look at their gaps.
     if policy.min_interval > timedelta(minutes=1) or isinstance(schedule, Every):
-        _require_distance(schedule, policy.min_interval, field)
+        _require_distance(schedule, policy.min_interval)
     return schedule
 
 
-def _require_distance(schedule: Every | Cron, min_interval: timedelta, field: str) -> None:
+def _require_distance(schedule: Every | Cron, min_interval: timedelta) -> None:
     if schedule.shortest_gap < min_interval:
         raise ConfigRejected(
-            field,
+            "councilor_config.schedule.value",
             f'"{schedule.text}" runs every {interval_text(schedule.shortest_gap)}, more often than '
             f"the {interval_text(min_interval)} that this service allows",
             f"leave at least {interval_text(min_interval)} between runs, "
@@ -188,16 +187,20 @@ def _require_distance(schedule: Every | Cron, min_interval: timedelta, field: st
 
 
 def _delay(config: ScheduleConfig, schedule: Every | Cron, agent_id: str) -> timedelta:
-    if config.spread is None:
-        return timedelta(0)
-    try:
-        spread = interval_from(config.spread)
-    except ScheduleError as error:
-        field = "councilor_config.schedule.spread"
-        raise ConfigRejected(field, str(error), error.hint) from error
+    spread = _spread(config)
     if isinstance(schedule, Every):
         spread = min(spread, schedule.period)
     return delay_within(spread, agent_id)
+
+
+def _spread(config: ScheduleConfig) -> timedelta:
+    if config.spread is None:
+        return timedelta(0)
+    try:
+        return interval_from(config.spread)
+    except ScheduleError as error:
+        field = "councilor_config.schedule.spread"
+        raise ConfigRejected(field, str(error), error.hint) from error
 
 
 def _task(config: Config, display_name: str) -> Task:
@@ -215,12 +218,24 @@ def _notifications(config: Config) -> Notifications:
     return Notifications(told.on_success, told.on_warning, told.on_error, tuple(told.channels))
 
 
+def _spec_hash(config: ScheduleConfig, schedule: Every | Cron) -> str:
+    return _hash(f"{schedule.identity} spread={interval_text(_spread(config))}")
+
+
+def _hash_despite_problems(config: object, policy: SchedulePolicy) -> str:
+    """The hash of the schedule where that part is right: a broken prompt moves no due time."""
+    try:
+        schedule = schedule_config_from(config)
+        return _spec_hash(schedule, _schedule(schedule, policy))
+    except ConfigRejected:
+        return _hash(repr(_schedule_texts(config)))
+
+
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
-def _schedule_texts(document: Mapping[str, object]) -> object:
-    config = document.get("councilor_config")
+def _schedule_texts(config: object) -> object:
     schedule = config.get("schedule") if isinstance(config, Mapping) else None
     if not isinstance(schedule, Mapping):
         return shown(schedule)

@@ -226,9 +226,8 @@ def past_of(status: object, stored: StoredJob | None, desired: Desired) -> Past:
             since = instant_from(status.get("observed_at"))
     if stored is None or stored.spec_hash != desired.spec_hash:
         return Past(accepted_at, max(accepted_at, since) if accepted_at and since else None)
-    if accepted_at is None:
-        accepted_at = stored.accepted_at
-    return Past(accepted_at, stored.next_run_at if accepted_at == stored.accepted_at else None)
+    # The stored one may be the acceptance that a crash kept from being replaced by the server's.
+    return Past(accepted_at or stored.accepted_at, stored.next_run_at)
 
 
 def plan(

@@ -41,11 +41,15 @@ _RANGE = re.compile(r"([A-Z0-9]+)-([A-Z0-9]+)(?:/([0-9]+))?")
 
 
 class ScheduleError(ValueError):
-    """A schedule text that means nothing here; `hint` says how to mend it."""
+    """A schedule that means nothing here; `hint` says how to mend it.
 
-    def __init__(self, message: str, hint: str) -> None:
+    `part` is the part of the schedule that is wrong: `value` or `timezone`.
+    """
+
+    def __init__(self, message: str, hint: str, part: str = "value") -> None:
         super().__init__(message)
         self.hint = hint
+        self.part = part
 
 
 def every_from(text: str) -> "Every":
@@ -174,7 +178,7 @@ class Cron:
         return _shortest_gap(self.expression)
 
     def next_slot(self, after: datetime, accepted_at: datetime) -> datetime:
-        del accepted_at  # a cron's future does not depend on when it began
+        after = max(after, accepted_at)
         ticks = CronSim(self.expression, after.astimezone(ZoneInfo(self.zone)))
         # Where clocks go back, cronsim counts in wall time and may offer an instant that is over.
         return next(slot for tick in ticks if (slot := tick.astimezone(UTC)) > after)
@@ -218,6 +222,7 @@ def cron_from(text: str, zone: str) -> Cron:
         raise ScheduleError(
             f"{_quoted(zone)} is not a known time zone",
             'write an IANA name, such as "Europe/Berlin" or "UTC"',
+            part="timezone",
         )
     source = " ".join(text.split()) if text.isascii() else text
     fields = _MACROS.get(source.lower(), source).upper().split()
@@ -229,10 +234,24 @@ def cron_from(text: str, zone: str) -> Cron:
         expression = " ".join(map(_unwrapped, fields, _FIELD_VALUES, _FIELD_NAMES))
         _cronsim(expression)
     except CronSimError as error:
-        raise ScheduleError(
-            f"{_quoted(text)} is not a cron expression: {str(error).lower()}", hint
-        ) from error
+        if _is_understood([*fields[:3], "*", fields[4]]):
+            message = f"{_quoted(text)} names a date that never comes"
+            hint = "name a day that the month has, such as the 28th"
+        else:
+            message = f"{_quoted(text)} is not a cron expression: {str(error).lower()}"
+        raise ScheduleError(message, hint) from error
+    if not _ever_comes(expression):
+        hint = "name days of the month and of the week that meet"
+        raise ScheduleError(f"{_quoted(text)} names days that never come", hint)
     return Cron(expression=expression, zone=zone, text=text)
+
+
+def _is_understood(fields: list[str]) -> bool:
+    try:
+        _cronsim(" ".join(fields))
+    except CronSimError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=1)
@@ -276,7 +295,7 @@ def delay_within(spread: timedelta, agent_id: str) -> timedelta:
     milliseconds = int(spread.total_seconds() * 1000)
     if milliseconds == 0:
         return timedelta(0)
-    digest = hashlib.sha256(agent_id.encode()).digest()
+    digest = hashlib.sha256(agent_id.encode("utf-8", "surrogatepass")).digest()
     return timedelta(milliseconds=int.from_bytes(digest[:8]) % milliseconds)
 
 
@@ -306,6 +325,16 @@ def _number(text: str, names: tuple[str, ...]) -> int | None:
     if text in names:
         return names.index(text)
     return int(text) if text.isdecimal() else None
+
+
+@lru_cache(maxsize=4096)
+def _ever_comes(expression: str) -> bool:
+    """Tell whether two day fields that must both match ever do; cronsim looks for 50 years."""
+    sim = _cronsim(expression)
+    _, _, day, _, weekday = expression.split()
+    if not sim.day_and or "*" in (day, weekday):
+        return True
+    return next(CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC)), None) is not None
 
 
 @lru_cache(maxsize=4096)

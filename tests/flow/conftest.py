@@ -134,7 +134,7 @@ async def start(
                 **{
                     "mongodb_url": SecretStr(replica_set_url),
                     "mongodb_database": database,
-                    "conductor_api_url": conductor.url,
+                    "conductor_api_url": SecretStr(conductor.url),
                     "scheduler_min_interval": timedelta(seconds=1),
                     "scheduler_http_port": free_port(),
                     "scheduler_drain_timeout": timedelta(seconds=5),

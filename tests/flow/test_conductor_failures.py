@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from tests.flow.conftest import (
     Database,
@@ -58,7 +59,7 @@ async def test_a_failure_is_a_readable_error_and_no_success(
 async def test_a_conductor_that_refuses_connections_is_unavailable(
     start: Start, db: Database
 ) -> None:
-    await start(conductor_api_url=f"http://127.0.0.1:{free_port()}")
+    await start(conductor_api_url=SecretStr(f"http://127.0.0.1:{free_port()}"))
     await insert(db, "look")
     row = await eventually(lambda: ended_row(db))
     assert (row["status"], row["reason"]) == ("error", "conductor_unavailable")

@@ -120,6 +120,7 @@ class PlainWriter:
         return self._rows.aggregate(
             [
                 {"$match": {**_STARTED, "severity": {"$ne": None}}},
+                {"$project": {"councilor_id": 1, "severity": 1, "started_at": 1}},
                 {"$sort": {"started_at": 1}},
                 {"$group": {"_id": "$councilor_id", "severity": {"$last": "$severity"}}},
             ]
