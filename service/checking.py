@@ -5,17 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from service.domain.councilor import SchedulePolicy
-from service.domain.planning import (
-    Absence,
-    AgentDocument,
-    Desired,
-    JobState,
-    desired_job,
-    error_of,
-    past_of,
-    upcoming_slots,
-)
-from service.domain.schedule import Cron, Every, Timetable
+from service.domain.cron import Cron
+from service.domain.interval import Every
+from service.domain.planning import Absence, AgentDocument, Desired, JobState, desired_job, past_of
+from service.domain.schedule import Schedule, Timetable
+from service.domain.verdict import error_of, upcoming_slots
 
 _MANY_RUNS = 288
 _YEAR = timedelta(days=365)
@@ -75,7 +69,7 @@ def _accepted_at(document: AgentDocument, desired: Desired) -> datetime | None:
     return past_of(status, None, desired).accepted_at
 
 
-def _runs_per_day(schedule: Every | Cron, at: datetime) -> float:
+def _runs_per_day(schedule: Schedule, at: datetime) -> float:
     """The average of a year to come; of rarer schedules, of the time to the second run."""
     if isinstance(schedule, Every):
         return timedelta(days=1) / schedule.period
@@ -87,7 +81,7 @@ def _runs_per_day(schedule: Every | Cron, at: datetime) -> float:
     return timetable.count(first, last) / 365
 
 
-def _warnings(schedule: Every | Cron, runs_per_day: float, run_timeout: timedelta) -> list[str]:
+def _warnings(schedule: Schedule, runs_per_day: float, run_timeout: timedelta) -> list[str]:
     warnings: list[str] = []
     if runs_per_day > _MANY_RUNS:
         warnings.append(f"runs {runs_per_day:,.0f} times a day: each run costs what an agent costs")

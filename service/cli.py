@@ -21,8 +21,8 @@ from service.app import Stop, Stores, mongodb_url, schedule_policy, serve, store
 from service.checking import Finding, finding_on
 from service.domain.config import instant_from
 from service.domain.councilor import InvalidCouncilor, parse_councilor
+from service.domain.interval import ScheduleError, interval_from
 from service.domain.planning import AgentDocument
-from service.domain.schedule import ScheduleError, interval_from
 from service.listing import items_of, jobs_of
 from service.ports import Misconfigured, ServiceError
 from service.settings import (

@@ -7,17 +7,15 @@ from typing import Any, cast
 
 from service.domain.councilor import SchedulePolicy
 from service.domain.planning import (
-    SHOWN_RUNS,
     Absence,
     AgentDocument,
     Job,
     JobState,
     StoredJob,
     desired_job,
-    error_of,
     past_of,
-    upcoming_slots,
 )
+from service.domain.verdict import SHOWN_RUNS, error_of, upcoming_slots
 from service.ports import Agents, Ledger, LedgerRow
 
 Item = dict[str, object]

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from service.domain.councilor import DocumentKey
 from service.domain.execution import Claim, Execution, Fire, NotRun, Order, Outcome, Reason
-from service.domain.planning import AgentDocument, Job, StoredJob, Verdict
+from service.domain.planning import AgentDocument, Job, StoredJob
+from service.domain.verdict import Verdict
 
 
 class ServiceError(Exception):

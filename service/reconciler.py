@@ -22,15 +22,13 @@ from service.domain.planning import (
     Put,
     Remove,
     StoredJob,
-    Verdict,
     contested,
     desired_job,
-    is_said,
     past_of,
     plan,
     stored_of,
-    verdict_on,
 )
+from service.domain.verdict import Verdict, is_said, verdict_on
 from service.health import Health
 from service.ports import Agents, Clock, JobTable, Misconfigured, Unavailable, Watch, WatchLost
 from service.telemetry import Telemetry

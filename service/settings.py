@@ -16,7 +16,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.domain.schedule import ScheduleError, interval_from, known_zones
+from service.domain.cron import known_zones
+from service.domain.interval import ScheduleError, interval_from
 from service.ports import ServiceError
 
 

@@ -9,12 +9,12 @@ from uuid import uuid4
 
 import structlog
 
+from service.domain.catch_up import DueSlots, due_slots
 from service.domain.config import CatchUp, Overlap
 from service.domain.councilor import Councilor, SchedulePolicy, parse_councilor
 from service.domain.execution import (
     STALE_REQUEST,
     Claim,
-    DueSlots,
     Execution,
     Fire,
     NotRun,
@@ -22,7 +22,6 @@ from service.domain.execution import (
     Status,
     Stretch,
     Trigger,
-    due_slots,
     order_for,
 )
 from service.domain.planning import (

@@ -21,17 +21,9 @@ from service.domain.execution import (
     Trigger,
     milliseconds,
 )
-from service.domain.planning import (
-    AgentDocument,
-    Job,
-    JobState,
-    StoredJob,
-    Verdict,
-    error_of,
-    stored_of,
-    upcoming_slots,
-)
+from service.domain.planning import AgentDocument, Job, JobState, StoredJob, stored_of
 from service.domain.severity import Severity
+from service.domain.verdict import Verdict, error_of, upcoming_slots
 from service.ports import Answer, Dirty, Fired, LedgerRow, Unavailable, WatchLost
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

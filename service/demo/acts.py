@@ -14,7 +14,8 @@ from service.demo.ears import Ears, Event, named
 from service.demo.facts import Window
 from service.demo.narrator import Narrator
 from service.domain.execution import epoch_ms
-from service.domain.schedule import Timetable, every_from
+from service.domain.interval import every_from
+from service.domain.schedule import Timetable
 from service.ports import Clock
 
 _PATIENCE_SECONDS = 20.0

@@ -18,16 +18,9 @@ from service.domain.config import (
     schedule_config_from,
     shown,
 )
-from service.domain.schedule import (
-    Cron,
-    Every,
-    ScheduleError,
-    cron_from,
-    delay_within,
-    every_from,
-    interval_from,
-    interval_text,
-)
+from service.domain.cron import cron_from
+from service.domain.interval import Every, ScheduleError, every_from, interval_from, interval_text
+from service.domain.schedule import Schedule, delay_within
 
 DocumentKey = NewType("DocumentKey", bytes)
 """A document's `_id`, encoded; keys compare as MongoDB orders ids of the common types."""
@@ -67,7 +60,7 @@ class Councilor:
 
     agent_id: str
     display_name: str
-    schedule: Every | Cron
+    schedule: Schedule
     delay: timedelta
     enabled: bool
     paused_until: datetime | None
@@ -159,11 +152,11 @@ def _require_promotion(promoted: object, agent_id: object) -> None:
         )
 
 
-def _schedule(config: ScheduleConfig, policy: SchedulePolicy) -> Every | Cron:
+def _schedule(config: ScheduleConfig, policy: SchedulePolicy) -> Schedule:
     zone = config.timezone if config.timezone is not None else policy.timezone
     try:
         if config.type == "interval":
-            schedule: Every | Cron = every_from(config.value)
+            schedule: Schedule = every_from(config.value)
         else:
             schedule = cron_from(config.value, zone)
     except ScheduleError as error:
@@ -175,7 +168,7 @@ def _schedule(config: ScheduleConfig, policy: SchedulePolicy) -> Every | Cron:
     return schedule
 
 
-def _require_distance(schedule: Every | Cron, min_interval: timedelta) -> None:
+def _require_distance(schedule: Schedule, min_interval: timedelta) -> None:
     if schedule.shortest_gap < min_interval:
         raise ConfigRejected(
             "councilor_config.schedule.value",
@@ -186,7 +179,7 @@ def _require_distance(schedule: Every | Cron, min_interval: timedelta) -> None:
         )
 
 
-def _delay(config: ScheduleConfig, schedule: Every | Cron, agent_id: str) -> timedelta:
+def _delay(config: ScheduleConfig, schedule: Schedule, agent_id: str) -> timedelta:
     spread = _spread(config)
     if isinstance(schedule, Every):
         spread = min(spread, schedule.period)
@@ -218,7 +211,7 @@ def _notifications(config: Config) -> Notifications:
     return Notifications(told.on_success, told.on_warning, told.on_error, tuple(told.channels))
 
 
-def _spec_hash(config: ScheduleConfig, schedule: Every | Cron) -> str:
+def _spec_hash(config: ScheduleConfig, schedule: Schedule) -> str:
     return _hash(f"{schedule.identity} spread={interval_text(_spread(config))}")
 
 

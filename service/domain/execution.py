@@ -5,18 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from service.domain.config import CatchUp
 from service.domain.councilor import Councilor, DocumentKey, Task
-from service.domain.planning import JobSpec
-from service.domain.schedule import Every, Timetable
 from service.domain.severity import Severity
 
-MOST_CAUGHT_UP = 100
-"""How many missed slots `catch_up: all` runs, the latest ones."""
 STALE_REQUEST = timedelta(hours=1)
 """A run-now request older than this when first seen never runs."""
-PUNCTUAL = timedelta(seconds=15)
-"""A slot that starts within this time of its instant was not missed, whatever held it up."""
 
 
 class Trigger(StrEnum):
@@ -190,89 +183,6 @@ class Claim(StrEnum):
     WON = "won"
     TAKEN = "taken"
     OVERLAPS = "overlaps"
-
-
-@dataclass(frozen=True, slots=True)
-class DueSlots:
-    """What to do about the slots between one that came due and now: start some, miss the rest."""
-
-    starts: tuple[tuple[datetime, Trigger], ...]
-    missed: Stretch | None
-    last: datetime
-    """The latest slot that this settles."""
-
-    @property
-    def is_on_time(self) -> bool:
-        """Tell whether this is one slot, started as it came due."""
-        is_one = self.missed is None and len(self.starts) == 1
-        return is_one and self.starts[0][1] is Trigger.SCHEDULE
-
-
-def due_slots(
-    spec: JobSpec,
-    timetable: Timetable,
-    due_at: datetime,
-    now: datetime,
-    serving_since: datetime,
-) -> DueSlots | None:
-    """Decide on the slots from `due_at` to `now`; None where there is none, after an edit say.
-
-    Slots that came due before `serving_since`, or long before `now`, count as missed, and the
-    councilor's `catch_up` says which of them run. Costs the same however many there are.
-    """
-    last = timetable.latest_slot(now)
-    first = timetable.next_slot(due_at - timedelta(microseconds=1))
-    if last is None or first > last:
-        return None
-    if last >= serving_since and now - last <= PUNCTUAL:
-        start: tuple[tuple[datetime, Trigger], ...] = ((last, Trigger.SCHEDULE),)
-        if first == last:
-            return DueSlots(start, None, last)
-        earlier = timetable.latest_slot(last - timedelta(microseconds=1))
-        assert earlier is not None  # `first` is one
-        caught_up, missed = _caught_up(spec, timetable, first, earlier, None)
-        return DueSlots((*caught_up, *start), missed, last)
-    starts, missed = _caught_up(spec, timetable, first, last, now)
-    return DueSlots(starts, missed, last)
-
-
-def _caught_up(
-    spec: JobSpec, timetable: Timetable, first: datetime, last: datetime, now: datetime | None
-) -> tuple[tuple[tuple[datetime, Trigger], ...], Stretch | None]:
-    """Which of the missed slots to run; with `now` None a newer slot runs in their place."""
-    match spec.catch_up:
-        case CatchUp.ALL:
-            slots = _latest_slots(timetable, first, last, MOST_CAUGHT_UP)
-        case CatchUp.ONCE if now is not None and now - last <= _recent(spec, timetable, last):
-            slots = [last]
-        case _:
-            slots = []
-    starts = tuple((slot, Trigger.CATCH_UP) for slot in slots)
-    if slots and slots[0] == first:
-        return starts, None
-    tick = timedelta(microseconds=1)
-    end = timetable.latest_slot(slots[0] - tick) if slots else last
-    assert end is not None  # `first` is before it
-    return starts, Stretch(first, end, timetable.count(first, end))
-
-
-def _latest_slots(
-    timetable: Timetable, first: datetime, last: datetime, most: int
-) -> list[datetime]:
-    slots = [last]
-    while len(slots) < most:
-        earlier = timetable.latest_slot(slots[-1] - timedelta(microseconds=1))
-        if earlier is None or earlier < first:
-            break
-        slots.append(earlier)
-    return slots[::-1]
-
-
-def _recent(spec: JobSpec, timetable: Timetable, slot: datetime) -> timedelta:
-    """How late the latest missed slot may still start."""
-    if isinstance(spec.schedule, Every):
-        return min(spec.schedule.period, timedelta(hours=1))
-    return min((timetable.next_slot(slot) - slot) / 2, timedelta(hours=12))
 
 
 def order_for(

@@ -16,16 +16,9 @@ from service.adapters.mongo.keys import id_of, key_of
 from service.app import wall_clock
 from service.domain.councilor import DocumentKey, SchedulePolicy
 from service.domain.execution import Outcome, Status
-from service.domain.planning import (
-    AgentDocument,
-    Desired,
-    Past,
-    Verdict,
-    desired_job,
-    is_said,
-    verdict_on,
-)
+from service.domain.planning import AgentDocument, Desired, Past, desired_job
 from service.domain.severity import Severity
+from service.domain.verdict import Verdict, is_said, verdict_on
 from service.ports import Agents, Watch, WatchLost
 from tests.fakes import NOON, FakeAgents, FakeClock
 

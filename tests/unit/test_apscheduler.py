@@ -19,8 +19,9 @@ from service.app import wall_clock
 from service.domain.config import CatchUp, Overlap
 from service.domain.councilor import DocumentKey
 from service.domain.execution import Fire, Trigger
+from service.domain.interval import Every, every_from
 from service.domain.planning import Job, JobSpec, JobState
-from service.domain.schedule import Every, Timetable, every_from
+from service.domain.schedule import Timetable
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 PAST, FUTURE = NOON.replace(year=2020), NOON.replace(year=2998)

@@ -199,6 +199,12 @@ def test_problem_of_a_schedule_names_its_part(schedule: dict[str, object], field
     assert invalid(with_schedule(**schedule)).problem.field == f"councilor_config.schedule.{field}"
 
 
+def test_spread_stays_within_an_interval() -> None:
+    document = with_schedule(type="interval", value="2m", spread="1h")
+    delays = [councilor(document | {"agent_id": f"a{n}"}).delay for n in range(50)]
+    assert max(delays) < timedelta(minutes=2)
+
+
 def test_cron_denser_than_allowed_is_invalid() -> None:
     document = with_schedule(type="cron", value="*/5 * * * *")
     problem = invalid(document, SchedulePolicy(min_interval=timedelta(minutes=10))).problem

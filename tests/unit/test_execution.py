@@ -7,20 +7,13 @@ from typing import Any
 
 import pytest
 
+from service.domain.catch_up import DueSlots, due_slots
 from service.domain.config import CatchUp, Overlap
 from service.domain.councilor import Councilor, SchedulePolicy, parse_councilor
-from service.domain.execution import (
-    DueSlots,
-    Execution,
-    Stretch,
-    Trigger,
-    due_slots,
-    epoch_ms,
-    execution_id,
-    order_for,
-)
+from service.domain.cron import Cron, cron_from
+from service.domain.execution import Execution, Stretch, Trigger, epoch_ms, execution_id, order_for
+from service.domain.interval import Every, every_from
 from service.domain.planning import JobSpec
-from service.domain.schedule import Cron, Every, cron_from, every_from
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 LONG_AGO = NOON - timedelta(days=400)
@@ -101,6 +94,12 @@ def test_once_runs_only_what_is_recent(schedule: Every | Cron, recent: timedelta
     if schedule != every_from("45m"):  # whose next slot is due by then
         later = decided(schedule, ONCE, slot, slot + recent + SECOND)
         assert later == DueSlots((), Stretch(slot, slot, 1), slot)
+
+
+def test_slot_just_before_a_start_is_missed() -> None:
+    """Whoever chose `skip` wants no run for what came due while nobody was there."""
+    assert decided(HOURLY, SKIP, NOON, NOON + 5 * SECOND) == due([], (0, 0, 1), 0)
+    assert decided(HOURLY, ONCE, NOON, NOON + 5 * SECOND) == due([0], None, 0)
 
 
 def test_slot_that_was_held_up_is_missed() -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from service.domain.councilor import DocumentKey, SchedulePolicy
 from service.domain.planning import (
-    SHOWN_RUNS,
     Absence,
     Action,
     AgentDocument,
@@ -25,14 +24,11 @@ from service.domain.planning import (
     StoredJob,
     contested,
     desired_job,
-    error_of,
-    is_said,
     past_of,
     plan,
     stored_of,
-    upcoming_slots,
-    verdict_on,
 )
+from service.domain.verdict import SHOWN_RUNS, error_of, is_said, upcoming_slots, verdict_on
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ACCEPTED_AT = NOW - timedelta(minutes=45)  # every 30 minutes since: 11:45, 12:15, …
@@ -150,6 +146,7 @@ DOCUMENTS: dict[str, tuple[dict[str, Any] | None, Job | None, str]] = {
     "agent_id lost": (fields_of(agent_id=""), JOB, "remove a"),
     "made invalid": (BROKEN, JOB, "job_rejected a"),
     "invalid already": (BROKEN, INVALID, "keep"),
+    "invalid already, name edited": (BROKEN | {"name": "Bob"}, INVALID, "untold a"),
     "otherwise invalid": (fields_of(schedule__value="0m"), INVALID, "job_rejected a"),
     "mended": (AGENT, INVALID, "job_scheduled a 12:15"),
     "mended and paused": (PAUSE, INVALID, "job_paused a"),

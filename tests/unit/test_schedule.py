@@ -9,17 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain.schedule import (
-    Cron,
-    Every,
-    ScheduleError,
-    Timetable,
-    cron_from,
-    delay_within,
-    every_from,
-    interval_from,
-    interval_text,
-)
+from service.domain.cron import Cron, cron_from
+from service.domain.interval import Every, ScheduleError, every_from, interval_from, interval_text
+from service.domain.schedule import Timetable, delay_within
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 MONDAY_NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.domain.config import CatchUp, Overlap, Problem
 from service.domain.councilor import DocumentKey
 from service.domain.execution import Execution, NotRun, Outcome, Reason, Status, Stretch, Trigger
+from service.domain.interval import every_from
 from service.domain.planning import Change, Job, JobSpec, JobState
-from service.domain.schedule import every_from
 from service.domain.severity import Severity
 from service.telemetry import Telemetry, configure_logging
 

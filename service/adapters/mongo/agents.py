@@ -22,7 +22,8 @@ from service.adapters.mongo.verdicts import guarded_filter, verdict_update
 from service.adapters.mongo.watch import OpenWatch, RawCollection, opened_stream
 from service.domain.config import instant_from
 from service.domain.councilor import DocumentKey
-from service.domain.planning import AgentDocument, Verdict
+from service.domain.planning import AgentDocument
+from service.domain.verdict import Verdict
 from service.ports import Unavailable
 
 _STRICT: CodecOptions[Mapping[str, Any]] = CodecOptions(

@@ -5,8 +5,9 @@ from datetime import timedelta
 from typing import Any
 
 from service.domain.execution import milliseconds
-from service.domain.planning import SHOWN_RUNS, JobSpec, JobState, Verdict, error_of
-from service.domain.schedule import Every
+from service.domain.interval import Every
+from service.domain.planning import JobSpec, JobState
+from service.domain.verdict import SHOWN_RUNS, Verdict, error_of
 
 _JUDGED = ("agent_id", "is_councilor", "councilor_config")
 

@@ -1,0 +1,95 @@
+"""The verdict on a councilor: what `councilor_status` should say, and whether it says so."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from service.domain.config import Problem
+from service.domain.cron import Cron
+from service.domain.planning import Desired, JobSpec, JobState, Past
+from service.domain.schedule import Timetable
+
+SHOWN_RUNS = 5
+"""How many next runs a verdict shows."""
+_VERDICT_FIELDS = ("state", "spec_hash", "error", "explanation", "timezone")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What `councilor_status` says; times that only the server knows are added by it."""
+
+    state: JobState
+    spec_hash: str
+    problem: Problem | None
+    explanation: str | None
+    timezone: str | None
+    spec: JobSpec | None
+    carried_at: datetime | None
+    """The acceptance that was lost with the document's status, where a job still knows it."""
+    upcoming: tuple[datetime, ...]
+    """The next slots of a cron; those of an interval depend on the acceptance."""
+
+
+def verdict_on(desired: Desired, past: Past, now: datetime) -> Verdict:
+    """The verdict that the document should carry."""
+    spec = desired.spec
+    upcoming: tuple[datetime, ...] = ()
+    if spec is not None and isinstance(spec.schedule, Cron):
+        # A few more than are shown: the server drops those that are over by its clock.
+        upcoming = upcoming_slots(spec.timetable(now), now, SHOWN_RUNS + 2)
+    return Verdict(
+        state=desired.state,
+        spec_hash=desired.spec_hash,
+        problem=desired.problem,
+        explanation=spec.schedule.explanation if spec is not None else None,
+        timezone=spec.schedule.zone if spec is not None else None,
+        spec=spec,
+        carried_at=past.accepted_at,
+        upcoming=upcoming,
+    )
+
+
+def upcoming_slots(timetable: Timetable, after: datetime, count: int) -> tuple[datetime, ...]:
+    """The next slots strictly after an instant."""
+    slots: list[datetime] = []
+    while len(slots) < count:
+        slots.append(timetable.next_slot(slots[-1] if slots else after))
+    return tuple(slots)
+
+
+def is_said(status: object, verdict: Verdict) -> bool:
+    """Tell whether a document's `councilor_status` already says this verdict."""
+    if not isinstance(status, Mapping):
+        return False
+    said = {name: status.get(name) for name in _VERDICT_FIELDS}
+    return _shows_next_runs(status, verdict) and said == {
+        "state": verdict.state,
+        "spec_hash": verdict.spec_hash,
+        "error": error_of(verdict.problem),
+        "explanation": verdict.explanation,
+        "timezone": verdict.timezone,
+    }
+
+
+def _shows_next_runs(status: Mapping[str, object], verdict: Verdict) -> bool:
+    """The runs that were next when the verdict was written; a new `paused_until` moves them."""
+    runs, spec = status.get("next_runs"), verdict.spec
+    if spec is None:
+        return runs == []
+    accepted_at, observed_at = (
+        value if isinstance(value := status.get(name), datetime) else None
+        for name in ("accepted_at", "observed_at")
+    )
+    if accepted_at is None or observed_at is None:
+        return False
+    if verdict.state is JobState.PAUSED:
+        return runs == []
+    first = spec.timetable(accepted_at).next_slot(observed_at)
+    return isinstance(runs, list) and runs[:1] == [first]
+
+
+def error_of(problem: Problem | None) -> dict[str, str] | None:
+    """A problem as documents and answers show it."""
+    if problem is None:
+        return None
+    return {"field": problem.field, "message": problem.message, "hint": problem.hint}
