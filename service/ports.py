@@ -222,10 +222,19 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a run failed: `reason` for programs, `message` for people."""
+    """Why a run failed: `reason` for programs, the rest for people.
+
+    `said` is Conductor's own text, which may quote what it was sent: it belongs in no log.
+    """
 
     reason: Reason
-    message: str
+    summary: str
+    said: str = ""
+
+    @property
+    def text(self) -> str:
+        """All that is known."""
+        return f"{self.summary}: {self.said}" if self.said else self.summary
 
 
 Fired = Callable[[Fire], None]

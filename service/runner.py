@@ -168,6 +168,7 @@ class Runner:
                 completed_at=self._clock(),
                 output=None,
                 error=f"the scheduler itself failed: {type(error).__name__}",
+                summary=f"the scheduler itself failed: {type(error).__name__}",
                 reason=Reason.INTERNAL,
                 attempts=(Attempt(began, type(error).__name__),),
             )
@@ -181,7 +182,8 @@ class Runner:
             severity=severity,
             completed_at=self._clock(),
             output=output,
-            error=failure.message if failure is not None else None,
+            error=failure.text if failure is not None else None,
+            summary=failure.summary if failure is not None else None,
             reason=failure.reason if failure is not None else None,
             attempts=(attempt,),
             output_truncated=is_cut,
@@ -224,7 +226,7 @@ async def cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
 
 
 def _message_of(answer: Answer) -> str | None:
-    return answer.failure.message if answer.failure is not None else None
+    return answer.failure.text if answer.failure is not None else None
 
 
 def _cut(output: str | None, most_bytes: int) -> tuple[str | None, bool]:

@@ -1,5 +1,6 @@
 """Every fact once: as a structured log event and as Prometheus metrics."""
 
+import json
 import logging
 import sys
 from collections.abc import Iterable, Sequence
@@ -42,6 +43,10 @@ _PICKUP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
 _TRACEBACKS = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 )
+_RELIST_REASONS = (
+    *("startup", "resync", "network", "unavailable", "refused", "ended"),
+    *("drop", "rename", "dropDatabase", "invalidate", "136", "280", "286"),
+)
 _OPERATIONS = ("insert", "update", "replace", "delete")
 
 
@@ -79,16 +84,22 @@ def configure_logging(style: str, level: str, stream: TextIO | None = None) -> N
 
 def _json(event: Any, **options: Any) -> str:
     default = options.get("default", str)
-    return orjson.dumps(event, default=default, option=orjson.OPT_UTC_Z).decode()
+    try:
+        return orjson.dumps(event, default=default, option=orjson.OPT_UTC_Z).decode()
+    except TypeError:  # a number beyond 64 bits, or half of a surrogate pair
+        return json.dumps(event, default=str)
 
 
 class _ToStructlog(logging.Handler):
     """What libraries log, in the same form; their sentences become the field `message`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        told = structlog.get_logger()
-        fields = {"logger": record.name, "message": record.getMessage()}
-        told.log(record.levelno, "library_log", exc_info=record.exc_info, **fields)
+        try:
+            fields = {"logger": record.name, "message": record.getMessage()}
+            told = structlog.get_logger()
+            told.log(record.levelno, "library_log", exc_info=record.exc_info, **fields)
+        except Exception:  # noqa: BLE001 a library that logs wrongly must not fail for it
+            self.handleError(record)
 
 
 def _route_library_logs(level: str) -> None:
@@ -108,7 +119,7 @@ class Telemetry:
             "watch_events", "Change events delivered", "op", _OPERATIONS
         )
         self._relists = self._counter(
-            "watch_relists", "Times the collection was listed anew", "reason", ("startup", "resync")
+            "watch_relists", "Times the collection was listed anew", "reason", _RELIST_REASONS
         )
         self._reconciled = self._counter(
             "reconcile", "Documents reconciled", "result", ("changed", "kept", "error")
@@ -216,7 +227,7 @@ class Telemetry:
             return
         reason = outcome.reason or Reason.FAILED
         self._failures.labels(reason).inc()
-        log.warning("run_failed", **fields, reason=reason.value, error=_one_line(outcome.error))
+        log.warning("run_failed", **fields, reason=reason.value, error=outcome.summary)
 
     def not_run(self, not_run: NotRun) -> None:
         stretch = not_run.stretch
@@ -244,8 +255,3 @@ class Telemetry:
         for value in values:
             metric.labels(value)
         return metric
-
-
-def _one_line(text: str | None) -> str:
-    line = " ".join((text or "").split())
-    return line if len(line) <= 300 else f"{line[:300]}…"

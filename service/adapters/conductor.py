@@ -1,8 +1,9 @@
 """Conductor over HTTP, in both of its dialects; every ending of a call is a value."""
 
 import hashlib
+import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -164,24 +165,32 @@ def answer_of(http_status: int, content_type: str, body: bytes) -> Answer:
             Reason.CONDUCTOR_REJECTED, f"the answer is larger than {_LARGEST_ANSWER} bytes"
         )
     text = body.decode("utf-8", "replace")
-    try:
-        said = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        said = None
-        is_json = False
-    else:
-        is_json = True
+    said, is_json = _parsed(text)
     if http_status >= 300:
         reason = (
             Reason.CONDUCTOR_UNAVAILABLE
             if http_status in _GATEWAY_ERRORS
             else Reason.CONDUCTOR_REJECTED
         )
-        return _failed(reason, f"HTTP {http_status}: {_complaint(said) or _shortened(text)}")
+        return _failed(reason, f"HTTP {http_status}", _complaint(said) or _shortened(text))
     if not is_json:
-        found = f"{content_type}: {_shortened(text)}" if text.strip() else "nothing"
-        return _failed(Reason.CONDUCTOR_REJECTED, f"the answer is not JSON but {found}")
+        found = content_type if text.strip() else "nothing"
+        summary = f"the answer is not JSON but {found}"
+        return _failed(Reason.CONDUCTOR_REJECTED, summary, _shortened(text))
     return _judged(said, text)
+
+
+def _parsed(text: str) -> tuple[Any, bool]:
+    """What a JSON text says, and whether it is one."""
+    with suppress(orjson.JSONDecodeError):
+        return orjson.loads(text), True
+    try:
+        # Also reads what orjson refuses: NaN, and half of a surrogate pair, which BSON cannot hold.
+        said = json.loads(text)
+        whole = json.dumps(said, ensure_ascii=False).encode("utf-8", "replace")
+        return json.loads(whole), True
+    except (ValueError, RecursionError):
+        return None, False
 
 
 def _judged(said: Any, text: str) -> Answer:
@@ -191,14 +200,13 @@ def _judged(said: Any, text: str) -> Answer:
     output = next((value for value in outputs if isinstance(value, str)), text)
     status = said.get("status")
     if status is not None and str(status).lower() not in _SUCCEEDED:
-        failure = f"status {_shortened(str(status))}"
+        failure = f"status {str(status)[:40]}"
     elif code := next((c for n in ("exit_code", "returncode") if _is_bad(c := said.get(n))), None):
-        failure = f"exit code {_shortened(str(code))}"
+        failure = f"exit code {str(code)[:40]}"
     else:
         return Answer(output=output)
     complaint = _complaint(said) or _shortened(output if output != text else "")
-    message = f"{failure}: {complaint}" if complaint else failure
-    return Answer(output=output, failure=Failure(Reason.FAILED, message))
+    return Answer(output=output, failure=Failure(Reason.FAILED, failure, complaint))
 
 
 def _is_bad(code: object) -> bool:
@@ -218,8 +226,8 @@ def _complaint(said: Any) -> str:
     return ""
 
 
-def _failed(reason: Reason, message: str) -> Answer:
-    return Answer(output=None, failure=Failure(reason, message))
+def _failed(reason: Reason, summary: str, said: str = "") -> Answer:
+    return Answer(output=None, failure=Failure(reason, summary, said))
 
 
 def _shortened(text: str) -> str:

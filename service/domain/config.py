@@ -130,6 +130,7 @@ def schedule_config_from(config: object) -> ScheduleConfig:
 
 
 _HINTS = {
+    "title": "write a text, or leave it out",
     "schedule": 'add a schedule: {type: "interval", value: "30m"} or {type: "cron", …}',
     "schedule.type": 'write "interval" or "cron"',
     "schedule.value": 'write a text: "30m" for an interval, "0 9 * * 1" for a cron',

@@ -2,7 +2,7 @@
 
 import re
 import zoneinfo
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import pairwise
@@ -41,7 +41,7 @@ class Cron:
 
     expression: str
     zone: str
-    text: str
+    text: str = field(compare=False)
 
     @property
     def kind(self) -> str:
@@ -113,6 +113,8 @@ def cron_from(text: str, zone: str) -> Cron:
     hint = 'write five fields, minute hour day month weekday: "0 9 * * 1" is Mondays at 9'
     if len(fields) != 5 or not text.isascii() or len(text) > _LONGEST_CRON_TEXT:
         found = f"{len(fields)} fields" if text.isascii() else "letters that cron does not know"
+        if len(text) > _LONGEST_CRON_TEXT:
+            found = f"{len(text):,} characters"
         raise ScheduleError(f"{quoted(text)} is not a cron expression: it has {found}", hint)
     try:
         expression = " ".join(map(_unwrapped, fields, _FIELD_VALUES, _FIELD_NAMES))
@@ -140,8 +142,11 @@ def _is_understood(fields: list[str]) -> bool:
 
 @lru_cache(maxsize=1)
 def known_zones() -> frozenset[str]:
-    """The IANA zone names that this installation knows (tzdata comes with the package)."""
-    return frozenset(zoneinfo.available_timezones())
+    """The IANA zone names that this installation knows (tzdata comes with the package).
+
+    `localtime` is the host's own zone, under a name that some hosts have.
+    """
+    return frozenset(zoneinfo.available_timezones() - {"localtime", "Factory"})
 
 
 @lru_cache(maxsize=4096)

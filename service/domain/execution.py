@@ -142,6 +142,8 @@ class Outcome:
     output: str | None
     error: str | None
     reason: Reason | None
+    summary: str | None = None
+    """The part of `error` that is ours: what Conductor says may quote the prompt."""
     attempts: tuple[Attempt, ...] = ()
     output_truncated: bool = False
 
@@ -173,6 +175,7 @@ def interrupted(at: datetime, error: str) -> Outcome:
         completed_at=at,
         output=None,
         error=error,
+        summary=error,
         reason=Reason.INTERRUPTED,
     )
 

@@ -1,7 +1,7 @@
 """Intervals such as `30m` and `1h30m`, and the slots they stand for, in closed form."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 LONGEST_INTERVAL = timedelta(days=3660)
@@ -65,7 +65,7 @@ class Every:
     """An interval: slot k is `accepted_at + k * period`, k = 1, 2, …; `text` is as written."""
 
     period: timedelta
-    text: str
+    text: str = field(compare=False)
 
     @property
     def kind(self) -> str:

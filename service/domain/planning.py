@@ -241,7 +241,7 @@ def plan(
     if current is not None and current.agent_id != desired.agent_id:
         removal, current = (Remove(current.agent_id),), None
     job = _job(desired, current, past, now)
-    if job == current:
+    if job == current and _text_of(job) == _text_of(current):
         return (Keep(),)
     return (*removal, Put(job, _change(current, job)))
 
@@ -286,6 +286,11 @@ def _change(current: Job | None, job: Job) -> Change | None:
         return Change.RESUMED if current.spec_hash == job.spec_hash else Change.SCHEDULED
     is_same = current is not None and current.timetable == job.timetable
     return None if is_same else Change.SCHEDULED
+
+
+def _text_of(job: Job) -> str | None:
+    """The schedule as it was written, which people see and nothing depends on."""
+    return job.spec.schedule.text if job.spec is not None else None
 
 
 def _spec(councilor: Councilor) -> JobSpec:

@@ -240,8 +240,12 @@ async def test_bulk_writes_and_inserts_that_are_promoted_already(
         scheduled = [job for job in jobs if job["next_run_time"] is not None]
         return (len(jobs), len(scheduled)) == (300, 299)
 
+    async def all_verdicts_are_written() -> bool:
+        scheduled = {"councilor_status.state": "scheduled"}
+        return await db["agents"].count_documents(scheduled) == 299
+
     await eventually(all_follow)
-    assert await db["agents"].count_documents({"councilor_status.state": "scheduled"}) == 299
+    await eventually(all_verdicts_are_written)
 
 
 async def test_a_run_that_is_asked_for_runs_once(start: Start, db: Database) -> None:

@@ -69,7 +69,7 @@ async def test_failed_run_is_understood_as_one(url: str, dialect: Dialect) -> No
 
     assert answer.failure is not None
     assert answer.failure.reason is Reason.FAILED
-    assert "asked to fail" in answer.failure.message
+    assert "asked to fail" in answer.failure.text
 
 
 async def test_failed_run_comes_as_http_200(url: str) -> None:
@@ -87,7 +87,7 @@ async def test_repeated_task_id_is_refused(url: str) -> None:
 
     assert first.failure is None
     assert second.failure is not None
-    assert second.failure.message.startswith("HTTP 409")
+    assert second.failure.text.startswith("HTTP 409")
 
 
 async def test_each_execution_is_counted(url: str) -> None:

@@ -150,7 +150,7 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
 def test_failed_run_that_comes_as_http_200(body: dict[str, Any], message: str) -> None:
     answer = answered(body)
     assert answer.failure is not None
-    assert (answer.failure.reason, answer.failure.message) == (Reason.FAILED, message)
+    assert (answer.failure.reason, answer.failure.text) == (Reason.FAILED, message)
     assert answer.output == body.get("result", body.get("stdout", json.dumps(body)))
 
 
@@ -184,6 +184,6 @@ def test_answer_that_is_none(status: int, body: object, reason: Reason, message:
     answer = answered(body, status)
     assert answer.failure is not None
     assert answer.failure.reason is reason
-    assert message in answer.failure.message
-    assert len(answer.failure.message) < 2_100
+    assert message in answer.failure.text
+    assert len(answer.failure.text) < 2_100
     assert answer.output is None
