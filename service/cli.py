@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
+import structlog
 import typer
 from pydantic import SecretStr
 
@@ -32,6 +33,8 @@ from service.settings import (
     unknown_variables,
 )
 from service.telemetry import configure_logging
+
+log = structlog.get_logger()
 
 _T = TypeVar("_T")
 
@@ -97,8 +100,10 @@ def run(
     chosen = {"scheduler_log_format": log_format} if log_format is not None else {}
     settings = settings_from_environment(**chosen)
     configure_logging(settings.scheduler_log_format, settings.scheduler_log_level)
-    if unknown := unknown_variables(os.environ):
-        typer.echo(f"councilor-scheduler: not a setting: {', '.join(unknown)}", err=True)
+    for line in unknown_variables(os.environ):
+        typer.echo(f"councilor-scheduler: {line}", err=True)
+    if data_dir is not None and not is_embedded:
+        raise typer.BadParameter("--data-dir goes with --embedded")
     if not is_embedded:
         mongodb_url(settings)
         _run_loop(_served(settings))
@@ -119,6 +124,7 @@ async def _served_embedded(settings: Settings, data_dir: Path) -> None:
     async with embedded.embedded_mongod(
         data_dir=data_dir, environ=os.environ, initiate=initiate
     ) as mongod:
+        log.info("embedded_mongod_started", url=mongod.url, data_dir=str(data_dir))
         ended = asyncio.create_task(mongod.wait(), name="embedded mongod")
         ended.add_done_callback(lambda task: _mongod_ended(stop, task))
         try:
@@ -184,6 +190,8 @@ def history(
 
     async def shown(stores: Stores, _: Settings) -> None:
         rows = await stores.ledger.history(agent_id, limit)
+        if not rows and not await stores.agents.find([agent_id]):
+            raise ServiceError(f"there is no agent {agent_id}")
         tables.show_history([row.fields for row in rows], as_json=as_json)
 
     _with_stores(shown)
@@ -220,19 +228,19 @@ def promote(
 @cli.command()
 def pause(agent_id: AgentId) -> None:
     """Let a councilor's slots pass until it is resumed."""
-    _edit(agent_id, {"councilor_config.schedule.enabled": False}, "paused")
+    _edit_councilor(agent_id, {"councilor_config.schedule.enabled": False}, "paused")
 
 
 @cli.command()
 def resume(agent_id: AgentId) -> None:
     """Let a paused councilor run again, from its next slot on."""
-    _edit(agent_id, {"councilor_config.schedule.enabled": True}, "resumed")
+    _edit_councilor(agent_id, {"councilor_config.schedule.enabled": True}, "resumed")
 
 
 @cli.command("run-now")
 def run_now(agent_id: AgentId) -> None:
     """Ask for one run, whatever the schedule says."""
-    _edit(agent_id, {"councilor_run_requested_at": wall_clock()}, "asked for a run")
+    _edit_councilor(agent_id, {"councilor_run_requested_at": wall_clock()}, "asked for a run")
 
 
 @cli.command()
@@ -279,13 +287,22 @@ async def _found(stores: Stores, agent_ids: list[str] | None) -> list[AgentDocum
     return documents
 
 
-def _edit(agent_id: str, changes: dict[str, object], done: str) -> None:
+def _edit(
+    agent_id: str, changes: dict[str, object], done: str, *, councilors_only: bool = False
+) -> None:
     async def edited(stores: Stores, _: Settings) -> None:
-        if not await stores.agents.edit(agent_id, changes):
-            raise ServiceError(f"there is no agent {agent_id}")
+        if await stores.agents.edit(agent_id, changes, councilors_only=councilors_only):
+            return
+        if await stores.agents.find([agent_id]):
+            raise ServiceError(f"{agent_id} is no councilor: promote it first")
+        raise ServiceError(f"there is no agent {agent_id}")
 
     _with_stores(edited)
     typer.echo(f"{agent_id}: {done}")
+
+
+def _edit_councilor(agent_id: str, changes: dict[str, object], done: str) -> None:
+    _edit(agent_id, changes, done, councilors_only=True)
 
 
 def _with_stores(work: Callable[[Stores, Settings], Awaitable[_T]]) -> _T:

@@ -88,10 +88,12 @@ class Agents(Protocol):
     async def clear_verdicts(self, keys: Sequence[DocumentKey]) -> None:
         """Remove `councilor_status` from documents that are no councilors. Raises Unavailable."""
 
-    async def edit(self, agent_id: str, changes: Mapping[str, object]) -> bool:
+    async def edit(
+        self, agent_id: str, changes: Mapping[str, object], *, councilors_only: bool = False
+    ) -> bool:
         """Do what any writer would: set fields (None unsets). False where there is no such agent.
 
-        Raises Unavailable.
+        With `councilors_only`, one that is not promoted is no such agent. Raises Unavailable.
         """
 
     async def ping(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -150,9 +151,16 @@ def settings_from_environment(**chosen: object) -> Settings:
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Variables that look like ours and are not: misspelt ones, most likely."""
+    """A line for each variable that looks like ours and is not: misspelt, most likely."""
     known = {name.upper() for name in Settings.model_fields}
-    return sorted(name for name in environ if name.startswith("SCHEDULER_") and name not in known)
+    unknown = sorted(name for name in environ if name.startswith("SCHEDULER_"))
+    return [_unknown_line(name, known) for name in unknown if name not in known]
+
+
+def _unknown_line(name: str, known: set[str]) -> str:
+    similar = get_close_matches(name, sorted(known), n=1)
+    hint = f"; did you mean {similar[0]}?" if similar else ""
+    return f"{name}: not a setting, ignored{hint}"
 
 
 def _line(location: tuple[int | str, ...], message: str) -> str:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from service.checking import Finding
 
+_LONGEST_REASON = 160
 _STYLES = {
     "success": "green",
     "completed": "green",
@@ -53,7 +54,7 @@ def show_history(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None
     if as_json:
         _print_json(rows)
         return
-    table = _table("slot", "trigger", "status", "severity", "took", "why")
+    table = _table("slot (UTC)", "trigger", "status", "severity", "took", "why")
     for row in rows:
         took = row.get("duration_ms")
         table.add_row(
@@ -62,7 +63,7 @@ def show_history(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None
             _coloured(row.get("status")),
             _coloured(row.get("severity")),
             f"{took / 1000:.1f} s" if isinstance(took, int) else "",
-            Text(str(row.get("error") or row.get("reason") or ""), overflow="ellipsis"),
+            Text(_one_line(row.get("error") or row.get("reason"))),
         )
     _print(table, "no executions" if not rows else None)
 
@@ -72,7 +73,7 @@ def show_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
     if as_json:
         _print_json([asdict(finding) for finding in findings])
         return
-    table = _table("agent", "state", "what it means", "next run", "runs a day")
+    table = _table("agent", "state", "what it means", "next run (UTC)", "runs a day")
     for finding in findings:
         meaning = Text(finding.explanation or "")
         if finding.error is not None:
@@ -108,6 +109,11 @@ def _print_json(content: object) -> None:
     options = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z
     sys.stdout.buffer.write(orjson.dumps(content, default=str, option=options) + b"\n")
     sys.stdout.flush()
+
+
+def _one_line(value: object) -> str:
+    line = " ".join(str(value or "").split())
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}…"
 
 
 def _coloured(word: object) -> Text:

@@ -133,10 +133,13 @@ class FakeAgents:
             if (fields := self.collection.get(key)) and not fields.get("is_councilor"):
                 fields.pop("councilor_status", None)
 
-    async def edit(self, agent_id: str, changes: Mapping[str, object]) -> bool:
+    async def edit(
+        self, agent_id: str, changes: Mapping[str, object], *, councilors_only: bool = False
+    ) -> bool:
         self.outage.check()
         for fields in self.collection.values():
-            if fields.get("agent_id") == agent_id:
+            is_wanted = fields.get("is_councilor") or not councilors_only
+            if fields.get("agent_id") == agent_id and is_wanted:
                 for path, value in {**changes, "updated_at": self._clock()}.items():
                     _set(fields, path.split("."), value)
                 return True

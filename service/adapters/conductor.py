@@ -65,9 +65,9 @@ class HttpConductor:
             seconds = order.timeout.total_seconds()
             return _failed(Reason.TIMEOUT, f"no answer within {seconds:g} s")
         except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
-            return _failed(
-                Reason.CONDUCTOR_UNAVAILABLE, f"cannot connect to {self._shown_url}: {error}"
-            )
+            cause = getattr(error, "strerror", None) or type(error).__name__
+            where = f"{self._shown_url} (CONDUCTOR_API_URL)"
+            return _failed(Reason.CONDUCTOR_UNAVAILABLE, f"cannot connect to {where}: {cause}")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             detail = str(error) or type(error).__name__
             return _failed(

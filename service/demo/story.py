@@ -34,7 +34,7 @@ _SUGGESTIONS = (
     ("scripts/demo", "goes on until Ctrl-C; meanwhile:"),
     ("curl -s http://127.0.0.1:PORT/jobs", "what the service knows of each councilor"),
     ("councilor-scheduler run --embedded", "the service, and a MongoDB to keep"),
-    ("README.md", "every field, variable, command, address"),
+    ("README.md", "how to run it, and what to write into a document"),
 )
 _CURTAIN = "The service starts nothing more and lets what runs come to its end."
 

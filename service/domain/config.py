@@ -129,6 +129,14 @@ def schedule_config_from(config: object) -> ScheduleConfig:
         raise _rejection_of(invalid) from invalid
 
 
+_EXPECTED = {
+    "string_type": "not a text",
+    "bool_type": "neither true nor false",
+    "list_type": "not a list",
+    "instant": "not a date",
+    "literal_error": "none of the words that are understood",
+    "enum": "none of the words that are understood",
+}
 _HINTS = {
     "title": "write a text, or leave it out",
     "schedule": 'add a schedule: {type: "interval", value: "30m"} or {type: "cron", …}',
@@ -166,6 +174,8 @@ def _rejection_of(invalid: ValidationError) -> ConfigRejected:
         case "model_type" | "model_attributes_type":
             found = shown(first["input"])
             message = f"{field} is {found}" + ("" if found == "missing" else ", not a document")
+        case kind if kind in _EXPECTED:
+            message = f"{field} is {shown(first['input'])}, {_EXPECTED[kind]}"
         case _:
             message = f"{field} is {shown(first['input'])}: {first['msg'].lower()}"
     return ConfigRejected(field, message, hint)

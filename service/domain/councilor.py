@@ -238,7 +238,9 @@ def _schedule_texts(config: object) -> object:
 def _display_name(document: Mapping[str, object], agent_id: str | None) -> str:
     customization = document.get("customization")
     chosen = customization.get("display_name") if isinstance(customization, Mapping) else None
-    candidates = (chosen, document.get("name"), document.get("title"))
+    config = document.get("councilor_config")
+    titled = config.get("title") if isinstance(config, Mapping) else None
+    candidates = (chosen, document.get("name"), document.get("title"), titled)
     return next((name for value in candidates if (name := _text(value))), agent_id or "")
 
 

@@ -94,7 +94,8 @@ async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[i
             await site.start()
         except OSError as error:
             raise CannotListen(
-                f"SCHEDULER_HTTP_PORT: cannot listen on {host}:{port}: {error.strerror or error}"
+                f"SCHEDULER_HTTP_PORT: cannot listen on {host}:{port}: {error.strerror or error}; "
+                "choose another port, or 0 for any free one"
             ) from error
         yield runner.addresses[0][1]
     finally:

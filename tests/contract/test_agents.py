@@ -214,6 +214,7 @@ async def test_editing_is_what_any_writer_would_do(side: tuple[Agents, Writer]) 
     key = await writer.put(1, councilor())
     assert await agents.edit("scout", {"is_councilor": False, "councilor_config": None})
     assert not await agents.edit("nobody", {"is_councilor": True})
+    assert not await agents.edit("scout", {"councilor_config.x": 1}, councilors_only=True)
     (document,) = await agents.read([key])
     assert document.fields is not None
     assert "councilor_config" not in document.fields

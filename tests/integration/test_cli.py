@@ -88,6 +88,13 @@ async def test_an_unknown_agent_and_a_meaningless_schedule_are_told_in_one_line(
     code, out, err = await command("pause", "nobody")
     assert (code, out, err) == (1, "", "councilor-scheduler: there is no agent nobody\n")
     await db["agents"].insert_one({"agent_id": "scout"})
+    for act in ("pause", "resume", "run-now"):
+        code, _, err = await command(act, "scout")
+        assert (code, err) == (
+            1,
+            "councilor-scheduler: scout is no councilor: promote it first\n",
+        )
+    assert set(await agent_of(db)) == {"_id", "agent_id"}
     code, _, err = await command("promote", "scout", "--every", "0m", "--prompt", "look")
     assert (code, err.count("\n")) == (1, 1)
     assert "is no time at all" in err
@@ -110,7 +117,9 @@ async def test_jobs_lists_what_the_documents_say(command: Command, db: Database)
 
 
 @pytest.mark.mongo
-async def test_history_of_an_agent_without_any_is_empty(command: Command) -> None:
+async def test_history_of_an_agent_without_any_is_empty(command: Command, db: Database) -> None:
+    assert (await command("history", "scout"))[0] == 1
+    await db["agents"].insert_one({"agent_id": "scout"})
     assert await command("history", "scout") == (0, "no executions\n", "")
     assert await command("history", "scout", "--json") == (0, "[]\n", "")
 

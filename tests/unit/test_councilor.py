@@ -134,7 +134,7 @@ NAMES = {
     "what was chosen": ({"customization": {"display_name": "Ada"}}, "Ada"),
     "the name": ({"customization": {"display_name": ""}}, "Auditor"),
     "the title": ({"name": None}, "Code Auditor"),
-    "the agent_id": ({"name": 7, "title": ""}, "agent_1"),
+    "the councilor's title": ({"name": 7, "title": ""}, "Chief"),
 }
 
 

@@ -137,14 +137,19 @@ class MongoAgents:
         except PyMongoError as error:
             raise translation_of(error) from error
 
-    async def edit(self, agent_id: str, changes: Mapping[str, object]) -> bool:
+    async def edit(
+        self, agent_id: str, changes: Mapping[str, object], *, councilors_only: bool = False
+    ) -> bool:
         update: dict[str, Any] = {"$currentDate": {"updated_at": True}}
         if values := {name: value for name, value in changes.items() if value is not None}:
             update["$set"] = values
         if unset := {name: "" for name, value in changes.items() if value is None}:
             update["$unset"] = unset
+        wanted: dict[str, Any] = {"agent_id": agent_id}
+        if councilors_only:
+            wanted["is_councilor"] = {"$nin": [None, False]}
         with translated():
-            result = await self._documents.update_one({"agent_id": agent_id}, update)
+            result = await self._documents.update_one(wanted, update)
         return result.matched_count == 1
 
     async def ping(self) -> None:

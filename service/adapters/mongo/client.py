@@ -114,7 +114,7 @@ async def require_replica_set(client: Client, url: str) -> None:
             await client.admin.command("ping", session=None)
     except Unavailable:
         await _explain_silence(client, url)
-        raise
+        raise  # nothing more is known
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
         raise Misconfigured(_STANDALONE)
 
@@ -130,8 +130,10 @@ async def _explain_silence(client: Client, url: str) -> None:
     wanted = client.delegate.options.replica_set_name
     for host, port in parse_uri(url, warn=False)["nodelist"]:
         found = await client.get_io_loop().run_in_executor(None, _hello_of, host, port)
-        if found is None or found.get("isreplicaset") or found.get("msg") == "isdbgrid":
+        if found is None or found.get("msg") == "isdbgrid":
             continue
+        if found.get("isreplicaset") and "setName" not in found:
+            raise Unavailable(f"{host}:{port} waits for its replica set: run rs.initiate() once")
         if "setName" not in found:
             raise Misconfigured(_STANDALONE)
         if wanted and found["setName"] != wanted:
