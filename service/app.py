@@ -235,7 +235,10 @@ class _Service:
 
     @asynccontextmanager
     async def _beating(self) -> AsyncIterator[None]:
-        async with self._task(self._membership.beat(), "heartbeat"):
+        async with (
+            self._task(self._membership.mend(), "mending"),
+            self._task(self._membership.beat(), "heartbeat"),
+        ):
             yield
         with suppress(Unavailable, Misconfigured):
             await self._membership.leave()

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -33,6 +34,7 @@ from service.settings import (
     unknown_variables,
 )
 from service.telemetry import configure_logging
+from service.web.server import CannotListen
 
 log = structlog.get_logger()
 
@@ -56,7 +58,7 @@ def main() -> None:
     """Run a command and end the process with its exit code: 0 fine, 1 failed, 2 wrong usage."""
     try:
         cli()
-    except (WrongSettings, Misconfigured) as error:
+    except (WrongSettings, Misconfigured, CannotListen) as error:
         _end(error, WRONG_USAGE)
     except ServiceError as error:
         _end(error, FAILED)
@@ -318,12 +320,12 @@ def _with_stores(work: Callable[[Stores, Settings], Awaitable[_T]]) -> _T:
 
 
 def _run_loop(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        import uvloop  # noqa: PLC0415 the extra `speed`: used where it is installed
-    except ImportError:
+    if find_spec("uvloop") is None:
         asyncio.run(work)
-    else:
-        uvloop.run(work)
+        return
+    import uvloop  # noqa: PLC0415 the extra `speed`: used where it is installed
+
+    uvloop.run(work)
 
 
 def _duration(text: str) -> timedelta:
@@ -335,6 +337,6 @@ def _duration(text: str) -> timedelta:
 
 def _instant(text: str) -> datetime:
     instant = instant_from(text)
-    if instant is None:
+    if instant is None or not 1970 <= instant.year <= 3000:
         raise typer.BadParameter(f'"{text}" is not an instant such as 2026-11-23T09:00:00Z')
     return instant

@@ -166,10 +166,22 @@ class Ledger(Protocol):
         """
 
     async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
-        """End a running row and count it in the agent's statistics, both or neither.
+        """End a running row, then count it in the agent's statistics.
 
         False where the row is not running, or not ours, any more: then nothing was written. May be
-        called again after Unavailable.
+        called again after Unavailable: nothing is counted twice.
+        """
+
+    async def count_forgotten(self, before: datetime) -> int:
+        """Count the runs that ended before this and that a crash kept from being counted.
+
+        Raises Unavailable.
+        """
+
+    async def restore_indexes(self) -> None:
+        """Have the indexes that the promises rest on, whatever somebody has dropped.
+
+        Raises Unavailable, Misconfigured.
         """
 
     async def settled_until(self, agent_id: str, since: datetime) -> datetime | None:

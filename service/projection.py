@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable
 
-from service.ports import JobTable, Refused, StoredJobs, Unavailable
+from service.ports import JobTable, ServiceError, StoredJobs
 
 _COLLECT_SECONDS = 0.02
 _RETRY_SECONDS = 1.0
@@ -36,7 +36,7 @@ class Projection:
             await asyncio.sleep(_COLLECT_SECONDS)
             try:
                 await self.flush()
-            except (Unavailable, Refused) as error:
+            except ServiceError as error:
                 self._failed(str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
 
@@ -64,7 +64,7 @@ class Projection:
             resynced.clear()
             try:
                 missing = await self._stored.keep_only([job.agent_id for job in self._jobs.all()])
-            except (Unavailable, Refused) as error:
+            except ServiceError as error:
                 self._failed(str(error))
                 continue
             for agent_id in missing:

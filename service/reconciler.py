@@ -204,8 +204,8 @@ class Reconciler:
         """Take the steps for one document; None where it wants no job."""
         desired = desired_job(document, self._policy)
         current = self._jobs.of_document(document.key)
-        self._request(desired)
         if isinstance(desired, Absence):
+            self._request(desired)
             self._take(plan(desired, current, Past(), now), counts)
             self._forget(document.key, deleted=desired.deleted)
             return None
@@ -214,6 +214,7 @@ class Reconciler:
             self._take(plan(no_job, current, Past(), now), counts)
             self._contenders[desired.agent_id].add(document.key)
             return _Judged(document, contested(desired), Past(), has_job=False)
+        self._request(desired)
         past = self._past(document, desired, current)
         is_assumed = desired.spec is not None and past.accepted_at is None
         assumed = replace(past, accepted_at=_whole_ms(now)) if is_assumed else past
@@ -226,7 +227,12 @@ class Reconciler:
     def _past(self, document: AgentDocument, desired: Desired, current: Job | None) -> Past:
         status = document.fields.get("councilor_status") if document.fields is not None else None
         stored = self._left_behind.get(desired.agent_id or "")
-        return past_of(status, stored_of(current) if current is not None else stored, desired)
+        return past_of(
+            status,
+            stored_of(current) if current is not None else stored,
+            desired,
+            are_jobs_lost=not self._health.synced and not self._left_behind,
+        )
 
     def _is_contested(self, desired: Desired) -> bool:
         """Two documents with one `agent_id`: the smaller `_id` has it, and ousts the other."""

@@ -7,7 +7,7 @@ from datetime import timedelta
 import structlog
 
 from service.domain.execution import interrupted
-from service.ports import Clock, JobTable, Ledger, Refused, Replicas, Unavailable
+from service.ports import Clock, JobTable, Ledger, Replicas, ServiceError
 from service.telemetry import Telemetry
 
 log = structlog.get_logger()
@@ -16,7 +16,7 @@ _GONE = "the replica that ran it is gone; what Conductor made of it is not known
 
 
 class Membership:
-    """After `join`, run `beat` as a task; `leave` once it has ended."""
+    """After `join`, run `beat` and `mend` as tasks; `leave` once they have ended."""
 
     def __init__(
         self,
@@ -44,13 +44,27 @@ class Membership:
         await self._replicas.heartbeat(self._id, self._facts, self._ttl)
 
     async def beat(self) -> None:
-        """Say every third of the time-to-live that we live, and look who does not any more."""
+        """Say every third of the time-to-live that we live."""
         while True:
             try:
                 await self.join()
-                await self._close_orphans()
-            except (Unavailable, Refused) as error:
+            except ServiceError as error:
                 log.warning("heartbeat_failed", error=str(error))
+            await asyncio.sleep(self._ttl.total_seconds() / 3)
+
+    async def mend(self) -> None:
+        """Look as often what dead replicas have left, and put it right.
+
+        A task of its own: however long that takes, the heartbeat goes on.
+        """
+        while True:
+            try:
+                await self._ledger.restore_indexes()
+                await self._replicas.forget_dead()
+                await self._close_orphans()
+                await self._ledger.count_forgotten(self._clock() - self._ttl)
+            except ServiceError as error:
+                log.warning("mending_failed", error=str(error))
             await asyncio.sleep(self._ttl.total_seconds() / 3)
 
     async def leave(self) -> None:
@@ -58,7 +72,6 @@ class Membership:
         await self._replicas.leave(self._id)
 
     async def _close_orphans(self) -> None:
-        await self._replicas.forget_dead()
         alive = {*await self._replicas.alive(), self._id}
         for orphan in await self._ledger.running_of_others(alive):
             job = self._jobs.of_agent(orphan.agent_id)

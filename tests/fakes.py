@@ -260,6 +260,13 @@ class FakeLedger:
         self.counted.append((execution.agent_id, outcome.severity))
         return True
 
+    async def count_forgotten(self, before: datetime) -> int:
+        self.outage.check()
+        return 0  # nothing dies between the two steps of a fake
+
+    async def restore_indexes(self) -> None:
+        self.outage.check()
+
     async def settled_until(self, agent_id: str, since: datetime) -> datetime | None:
         self.outage.check()
         slots = [

@@ -17,7 +17,7 @@ from yarl import URL
 from service.domain.execution import Order, Reason
 from service.ports import Answer, Failure
 
-_LARGEST_ANSWER = 32 * 1024 * 1024
+_LARGEST_ANSWER = 16 * 1024 * 1024
 _LONGEST_MESSAGE = 2_000
 _CONNECT_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 2
@@ -164,7 +164,7 @@ def answer_of(http_status: int, content_type: str, body: bytes) -> Answer:
         return _failed(
             Reason.CONDUCTOR_REJECTED, f"the answer is larger than {_LARGEST_ANSWER} bytes"
         )
-    text = body.decode("utf-8", "replace")
+    text = body.decode("utf-8", "replace").removeprefix("\ufeff")
     said, is_json = _parsed(text)
     if http_status >= 300:
         reason = (

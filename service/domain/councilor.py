@@ -22,6 +22,9 @@ from service.domain.cron import cron_from
 from service.domain.interval import Every, ScheduleError, every_from, interval_from, interval_text
 from service.domain.schedule import Schedule, delay_within
 
+LONGEST_AGENT_ID = 1_000
+"""It is a document's key, part of a path, and of a header, which servers cut at 8 KB."""
+
 DocumentKey = NewType("DocumentKey", bytes)
 """A document's `_id`, encoded; keys compare as MongoDB orders ids of the common types."""
 
@@ -98,16 +101,14 @@ Reading = Councilor | InvalidCouncilor | NotCouncilor
 
 def parse_councilor(document: Mapping[str, object], policy: SchedulePolicy) -> Reading:
     """Read a document whatever it holds: never raises, and names the first thing to mend."""
-    agent_id = document.get("agent_id")
-    if not isinstance(agent_id, str) or not agent_id:
-        agent_id = None
+    agent_id = _agent_id(document.get("agent_id"))
     requested_at = instant_from(document.get("councilor_run_requested_at"))
     promoted = document.get("is_councilor")
     if promoted is None or promoted is False:
         return NotCouncilor(agent_id, requested_at)
     name = _display_name(document, agent_id)
     try:
-        _require_promotion(promoted, document.get("agent_id"))
+        _require_promotion(promoted, agent_id, document.get("agent_id"))
         config = config_from(document.get("councilor_config"))
         schedule = _schedule(config.schedule, policy)
         delay = _delay(config.schedule, schedule, agent_id or "")
@@ -137,18 +138,24 @@ def parse_councilor(document: Mapping[str, object], policy: SchedulePolicy) -> R
     )
 
 
-def _require_promotion(promoted: object, agent_id: object) -> None:
+def _agent_id(value: object) -> str | None:
+    """The identity where it can serve as one; BSON's code is a text in Python, and none here."""
+    is_usable = type(value) is str and 0 < len(value) <= LONGEST_AGENT_ID
+    return str(value) if is_usable else None
+
+
+def _require_promotion(promoted: object, agent_id: str | None, value: object) -> None:
     if promoted is not True:
         raise ConfigRejected(
             "is_councilor",
             f"is_councilor is {shown(promoted)}, neither true nor false",
             "set it to true to promote the agent, or to false to demote it",
         )
-    if not isinstance(agent_id, str) or not agent_id:
+    if agent_id is None:
         raise ConfigRejected(
             "agent_id",
-            f"agent_id is {shown(agent_id)}, so nothing can be scheduled under it",
-            "set it to a text that is not empty and that no other agent has",
+            f"agent_id is {shown(value)}, so nothing can be scheduled under it",
+            f"set it to a text of 1 to {LONGEST_AGENT_ID:,} characters that no other agent has",
         )
 
 

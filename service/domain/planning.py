@@ -211,15 +211,19 @@ def contested(desired: Desired) -> Desired:
     return replace(desired, state=JobState.INVALID, spec=None, problem=problem)
 
 
-def past_of(status: object, stored: StoredJob | None, desired: Desired) -> Past:
+def past_of(
+    status: object, stored: StoredJob | None, desired: Desired, *, are_jobs_lost: bool = False
+) -> Past:
     """What the document's own status and the stored job say about the present spec.
 
-    The document decides; the stored job stands in where a writer replaced the whole document.
+    The document decides; the stored job stands in where a writer replaced the whole document. Only
+    where all stored jobs are lost does the status say since when slots may be open: at any other
+    time, one without a job is somebody's copy, or was demoted and put back.
     """
     accepted_at, since = None, None
     if isinstance(status, Mapping) and status.get("spec_hash") == desired.spec_hash:
         accepted_at = instant_from(status.get("accepted_at"))
-        if status.get("state") == JobState.SCHEDULED:
+        if are_jobs_lost and status.get("state") == JobState.SCHEDULED:
             since = instant_from(status.get("observed_at"))
     if stored is None or stored.spec_hash != desired.spec_hash:
         return Past(accepted_at, max(accepted_at, since) if accepted_at and since else None)

@@ -51,7 +51,7 @@ class Routes:
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/jobs", self.list_jobs)
-        app.router.add_get("/jobs/{agent_id}", self.show_job)
+        app.router.add_get("/jobs/{agent_id:[^/]+}", self.show_job)
 
     async def livez(self, _request: web.Request) -> web.Response:
         """200 while the event loop turns; a service task that ends takes the process with it."""
@@ -129,7 +129,8 @@ def _check(is_ok: bool, trouble: str) -> dict[str, object]:
 def _query_from(given: Mapping[str, str]) -> Query:
     """Read the parameters of `/jobs`. Raises HTTPBadRequest, naming the one that is wrong."""
     limit = given.get("limit", "100")
-    if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST_ITEMS:
+    is_number = limit.isascii() and limit.isdecimal() and len(limit) <= len(str(MOST_ITEMS))
+    if not is_number or not 1 <= int(limit) <= MOST_ITEMS:
         raise web.HTTPBadRequest(text=f"limit: write a number from 1 to {MOST_ITEMS}")
     state = given.get("state") or None
     if state is not None and state not in set(JobState):

@@ -93,9 +93,10 @@ async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[i
         try:
             await site.start()
         except OSError as error:
+            cause = error.strerror or error
             raise CannotListen(
-                f"SCHEDULER_HTTP_PORT: cannot listen on {host}:{port}: {error.strerror or error}; "
-                "choose another port, or 0 for any free one"
+                f"SCHEDULER_HTTP_HOST, SCHEDULER_HTTP_PORT: cannot listen on {host}:{port}: "
+                f"{cause}; choose another port, or 0 for any free one"
             ) from error
         yield runner.addresses[0][1]
     finally:

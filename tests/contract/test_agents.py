@@ -13,9 +13,9 @@ from bson.raw_bson import RawBSONDocument
 from service.adapters.mongo.agents import MongoAgents
 from service.adapters.mongo.client import Client, connected
 from service.adapters.mongo.keys import id_of, key_of
+from service.adapters.mongo.stats import CountedRun, counted
 from service.app import wall_clock
 from service.domain.councilor import DocumentKey, SchedulePolicy
-from service.domain.execution import Outcome, Status
 from service.domain.planning import AgentDocument, Desired, Past, desired_job
 from service.domain.severity import Severity
 from service.domain.verdict import Verdict, is_said, verdict_on
@@ -231,16 +231,14 @@ class TestMongoAgents:
     async def test_our_own_writes_cost_no_event(
         self, agents: MongoAgents, client: Client, database: str
     ) -> None:
-        from service.adapters.mongo.stats import counted
-
         documents = client[database]["agents"]
         await documents.insert_one({"_id": 1, **councilor()})
-        outcome = Outcome(Status.COMPLETED, Severity.SUCCESS, NOON, None, None, None)
         async with agents.watch() as watch:
             (document,) = await agents.read([key_of(1)])
             await agents.write_verdicts([(document, verdict_for(document))])
-            await documents.update_one({"_id": 1}, counted(outcome))
-            await documents.update_one({"_id": 1}, counted(outcome))
+            for name in ("first", "second"):
+                run = CountedRun(name, Severity.SUCCESS, NOON)
+                await documents.update_one({"_id": 1}, counted(run))
             await documents.update_one({"_id": 1}, {"$unset": {"councilor_status": ""}})
             await documents.update_one({"_id": 2}, {"$set": {"statsX": 1}}, upsert=True)
             await documents.update_one({"_id": 2}, {"$set": {"statsX": 2, "stats.a": 1}})

@@ -194,7 +194,58 @@ async def test_orphans_are_the_running_rows_of_nobody_alive(ledger: Ledger) -> N
 
 
 @pytest.mark.mongo
-async def test_statistics_are_counted_with_the_row_or_not_at_all(
+async def test_a_run_that_a_crash_kept_from_being_counted_is_counted_once(
+    client: Client, database: str
+) -> None:
+    """Killed after the row was closed, or after it was counted: the fold comes out the same."""
+    agents, rows = client[database]["agents"], client[database]["executions"]
+    await agents.insert_one(
+        {"agent_id": "scout", "stats": {"total_executions": 4, "success_rate": 50}}
+    )
+    ledger = MongoLedger(client, database, "executions", "agents")
+    await ledger.prepare(keep_for=None)
+    await ledger.open(run_of())
+    await ledger.close(run_of(), None, outcome())
+    assert await ledger.count_forgotten(NOON + MINUTE) == 0
+    await rows.update_one({}, {"$set": {"counted": False}})  # counted, but the row does not say so
+    assert await ledger.count_forgotten(NOON) == 0  # too fresh: its replica may be at it
+    assert await ledger.count_forgotten(NOON + MINUTE) == 1
+    await agents.update_one({}, {"$unset": {"stats.counted": ""}})
+    await rows.update_one({}, {"$set": {"counted": False}})  # not counted, as far as anybody knows
+    assert await ledger.count_forgotten(NOON + MINUTE) == 1
+    agent = await agents.find_one()
+    assert agent is not None
+    assert agent["stats"]["total_executions"] == 6
+    assert agent["stats"]["successful_executions"] == 4
+    assert agent["stats"]["success_rate"] == 66.7
+    assert await rows.count_documents({"counted": {"$exists": True}}) == 0
+
+
+@pytest.mark.mongo
+async def test_a_slot_is_won_once_even_without_indexes_and_they_come_back(
+    client: Client, database: str
+) -> None:
+    rows = client[database]["executions"]
+    ledger = MongoLedger(client, database, "executions", "agents")
+    await ledger.prepare(keep_for=None)
+    indexes = set(await rows.index_information())
+    await rows.drop()
+    assert await ledger.open(run_of()) is Claim.WON
+    assert await ledger.open(run_of(nonce="another")) is Claim.TAKEN
+    await ledger.restore_indexes()
+    assert set(await rows.index_information()) == indexes
+
+
+@pytest.mark.mongo
+async def test_running_rows_of_other_programs_stop_nothing(client: Client, database: str) -> None:
+    rows = client[database]["executions"]
+    await rows.insert_one({"execution_id": "z", "status": "running", "owner": "theirs"})
+    ledger = MongoLedger(client, database, "executions", "agents")
+    assert await ledger.running_of_others([]) == []
+
+
+@pytest.mark.mongo
+async def test_a_document_that_refuses_statistics_does_without_them(
     client: Client, database: str
 ) -> None:
     """A validator of the user's that refuses statistics costs the statistics, not the row."""

@@ -98,8 +98,8 @@ def in_words(actions: Sequence[Action]) -> str:
 
 
 AGENT = said(fields_of())
-OPEN = job_of(AGENT)  # 11:45 is due, and not settled yet
-JOB = replace(OPEN, next_run_at=NOW + timedelta(minutes=15))
+JOB = job_of(AGENT)
+OPEN = replace(JOB, next_run_at=NOW - timedelta(minutes=15))  # 11:45 is due, not settled yet
 PAUSE = said(fields_of(schedule__enabled=False))
 PAUSED = job_of(PAUSE)
 BROKEN = fields_of(task__prompt="")
@@ -169,8 +169,8 @@ RESTARTS: dict[str, Any] = {
     "nothing was missed": (AGENT, stored_of(JOB), "job_scheduled a 12:15"),
     "it was paused when we ended": (AGENT, WAS_PAUSED, "job_scheduled a 12:15"),
     "of another spec: ignored": (said(fields_of(), **NEW), OTHER, "job_scheduled a 12:30"),
-    "of another spec: open since the verdict": (SEEN, OTHER, "job_scheduled a 11:45"),
-    "dropped: open since the verdict": (SEEN, None, "job_scheduled a 11:45"),
+    "of another spec, verdict from before": (SEEN, OTHER, "job_scheduled a 12:15"),
+    "a copy of another's document, verdict and all": (SEEN, None, "job_scheduled a 12:15"),
     "dropped while paused": (said(fields_of(), state="paused"), None, "job_scheduled a 12:15"),
     "status wiped by replaceOne": (fields_of(), LEFT, "job_scheduled a 11:45"),
     "status broken": (said(fields_of(), accepted_at="x"), LEFT, "job_scheduled a 11:45"),
@@ -184,6 +184,21 @@ def test_steps_after_a_restart(
     fields: dict[str, Any], left_behind: StoredJob | None, expected: str
 ) -> None:
     assert in_words(steps(fields, stored=left_behind)) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "next_run"),
+    [
+        pytest.param(SEEN, "11:45", id="open since the verdict"),
+        pytest.param(said(fields_of(), state="paused"), "12:15", id="paused when they were lost"),
+    ],
+)
+def test_where_all_stored_jobs_are_lost_the_verdict_says_what_may_be_open(
+    fields: dict[str, Any], next_run: str
+) -> None:
+    desired = councilor_of(fields)
+    past = past_of(fields["councilor_status"], None, desired, are_jobs_lost=True)
+    assert in_words(plan(desired, None, past, NOW)) == f"job_scheduled a {next_run}"
 
 
 def test_anchor_comes_back_from_the_job() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 # parks one thread for good, and long lists hold others (FAULTS 0.10).
 os.environ.setdefault("MOTOR_MAX_WORKERS", "32")
 
+from bson.errors import BSONError
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import MongoClient
 from pymongo.errors import (
@@ -43,6 +44,7 @@ WRITE_TIMEOUT_MS = 4_000
 
 _PROBE_MS = 1_000
 _UNAUTHORIZED = 13
+_TOO_LARGE = {10334, 17419, 17420}  # BSONObjectTooLarge, and what updates say of it
 _FORBIDDEN = {_UNAUTHORIZED, 18, 8000}  # Unauthorized, AuthenticationFailed, AtlasError
 
 
@@ -76,6 +78,8 @@ def translated() -> Iterator[None]:
         yield
     except PyMongoError as error:
         raise translation_of(error) from error
+    except BSONError as error:  # a document that is too large, say, before it is sent
+        raise Refused(f"{type(error).__name__}: the driver refuses this write") from error
 
 
 def translation_of(error: PyMongoError) -> ServiceError:
@@ -84,7 +88,8 @@ def translation_of(error: PyMongoError) -> ServiceError:
     text = f"{type(error).__name__} {code}" if code else type(error).__name__
     if code in _FORBIDDEN:
         return Misconfigured(_forbidden(error, code))
-    if isinstance(error, BulkWriteError | WriteError) and not isinstance(error, WriteConcernError):
+    is_refused = isinstance(error, BulkWriteError | WriteError) or code in _TOO_LARGE
+    if is_refused and not isinstance(error, WriteConcernError):
         return Refused(f"{text}: the server refuses this write")
     return Unavailable(f"{text}: {_first_line(error)}")
 

@@ -6,7 +6,7 @@ from typing import Any
 import bson
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
-from pymongo import DeleteMany, ReplaceOne
+from pymongo import DeleteMany, ReadPreference, ReplaceOne
 from pymongo.write_concern import WriteConcern
 
 from service.adapters.mongo.client import Client, translated
@@ -26,7 +26,9 @@ class MongoStoredJobs:
         self, client: Client, database: str, collection: str, *, owner: str, clock: Clock
     ) -> None:
         self._jobs = client[database].get_collection(
-            collection, write_concern=WriteConcern("majority")
+            collection,
+            write_concern=WriteConcern("majority"),
+            read_preference=ReadPreference.PRIMARY,
         )
         self._raw = client[database].get_collection(
             collection, codec_options=CodecOptions(document_class=RawBSONDocument)
@@ -56,7 +58,8 @@ class MongoStoredJobs:
     async def keep_only(self, agent_ids: Collection[str]) -> Collection[str]:
         wanted = set(agent_ids)
         with translated():
-            stored = {row["_id"] async for row in self._jobs.find(_OURS, {"_id": 1})}
+            found = self._jobs.find({**_OURS, "_id": {"$type": "string"}}, {"_id": 1})
+            stored = {row["_id"] async for row in found}
             if strangers := stored - wanted:
                 await self._jobs.delete_many({"_id": {"$in": list(strangers)}, **_OURS})
         return wanted - stored

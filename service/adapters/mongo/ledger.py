@@ -5,16 +5,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from motor.motor_asyncio import AsyncIOMotorClientSession
-from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReadPreference
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from service.adapters.mongo.client import WRITE_TIMEOUT_MS, Client, translated, translation_of
 from service.adapters.mongo.keys import id_of
-from service.adapters.mongo.rows import end_of, execution_of, final_row, running_row, shown
-from service.adapters.mongo.stats import counted
+from service.adapters.mongo.rows import end_of, execution_of, final_row, is_ours, running_row, shown
+from service.adapters.mongo.stats import CountedRun, counted
 from service.domain.councilor import DocumentKey
 from service.domain.execution import (
     Claim,
@@ -68,28 +67,41 @@ INDEXES = (
         unique=True,
         partialFilterExpression={"status": Status.RUNNING.value},
     ),
+    IndexModel(
+        [("counted", ASCENDING)],
+        name="not_counted_yet",
+        partialFilterExpression={"counted": False},
+    ),
 )
-"""The first unique index makes one row of a slot; the second makes an overlap impossible."""
+"""The first unique index makes one row of a slot (so does `_id`, should somebody drop the
+collection and with it the indexes); the second makes an overlap impossible."""
 
 
 class MongoLedger:
     """The port `Ledger` on a real collection."""
 
     def __init__(self, client: Client, database: str, executions: str, agents: str) -> None:
-        self._client = client
         self._rows = client[database].get_collection(
-            executions, write_concern=_DURABLE, read_concern=ReadConcern("majority")
+            executions,
+            write_concern=_DURABLE,
+            read_concern=ReadConcern("majority"),
+            read_preference=ReadPreference.PRIMARY,
         )
-        # Inside a transaction the concerns are the transaction's.
-        self._agents = client[database][agents]
-        self._rows_in_transaction = client[database][executions]
+        self._agents = client[database].get_collection(
+            agents, write_concern=_DURABLE, read_preference=ReadPreference.PRIMARY
+        )
+        self._keep_for: timedelta | None = None
 
     async def prepare(self, keep_for: timedelta | None) -> None:
-        """Create the indexes, and the one that expires rows.
+        """Create the indexes, and the one that expires rows after `keep_for`.
 
         Runs that another program left without an end are closed first: they would forbid ours.
         Raises Unavailable, and Misconfigured where existing rows or indexes are in the way.
         """
+        self._keep_for = keep_for
+        await self.restore_indexes()
+
+    async def restore_indexes(self) -> None:
         try:
             await self._rows.update_many(_FOREIGN_RUN, _FOREIGN_END)
             # An equal index of another name serves as well; creating ours would fail.
@@ -97,7 +109,7 @@ class MongoLedger:
             missing = [index for index in INDEXES if _essence_of(index.document) not in there]
             if missing:
                 await self._rows.create_indexes(missing)
-            await self._expire_after(keep_for)
+            await self._expire_after(self._keep_for)
         except DuplicateKeyError as error:
             raise Misconfigured(_DUPLICATES) from error
         except OperationFailure as error:
@@ -151,45 +163,46 @@ class MongoLedger:
             "owner": execution.owner,
             "nonce": execution.nonce,
         }
-        end = end_of(execution, outcome)
+        end = {**end_of(execution, outcome), "counted": False}
+        with translated():
+            running = {**ours, "status": Status.RUNNING.value}
+            closed = await self._rows.update_one(running, {"$set": end})
+            if closed.modified_count == 0:
+                # By somebody else's hand, or by ours in a try that seemed lost.
+                done = {**ours, "status": outcome.status, "completed_at": outcome.completed_at}
+                if await self._rows.find_one(done, {"_id": 1}) is None:
+                    return False
+        run = CountedRun(execution.execution_id, outcome.severity, outcome.completed_at)
+        await self._count(execution.agent_id, key, run)
+        return True
+
+    async def _count(self, agent_id: str, key: DocumentKey | None, run: CountedRun) -> None:
+        """Count a run, once however often this is asked for, then take the mark off its row.
+
+        No transaction: one that a killed process leaves open locks the agent's document for a
+        minute, for every writer.
+        """
+        agent = {"agent_id": agent_id} if key is None else {"_id": id_of(key), "agent_id": agent_id}
         try:
-            return await self._close_and_count(ours, end, execution.agent_id, key, outcome)
+            with translated():
+                await self._agents.update_one(agent, counted(run))
         except Refused as refused:
             # A document that refuses its statistics (a validator of the user's) does without.
-            log.warning("stats_refused", agent_id=execution.agent_id, error=str(refused))
+            log.warning("stats_refused", agent_id=agent_id, error=str(refused))
         with translated():
-            running = {**ours, "status": Status.RUNNING}
-            closed = await self._rows.update_one(running, {"$set": end})
-        return closed.modified_count == 1
+            row = {"execution_id": run.execution_id}
+            await self._rows.update_one(row, {"$unset": {"counted": ""}})
 
-    async def _close_and_count(
-        self,
-        ours: Mapping[str, Any],
-        end: Mapping[str, Any],
-        agent_id: str,
-        key: DocumentKey | None,
-        outcome: Outcome,
-    ) -> bool:
-        """Both writes or neither: so the statistics equal the ledger, whatever dies (DESIGN P8)."""
-        agent = {"agent_id": agent_id} if key is None else {"_id": id_of(key), "agent_id": agent_id}
-
-        async def work(session: AsyncIOMotorClientSession) -> bool:
-            running = {**ours, "status": Status.RUNNING.value}
-            rows = self._rows_in_transaction
-            closed = await rows.update_one(running, {"$set": end}, session=session)
-            if closed.modified_count == 0:
-                return False
-            await self._agents.update_one(agent, counted(outcome), session=session)
-            return True
-
+    async def count_forgotten(self, before: datetime) -> int:
+        wanted = {"counted": False, "completed_at": {"$lt": before}}
+        fields = {"execution_id": 1, "councilor_id": 1, "severity": 1, "completed_at": 1}
         with translated():
-            async with await self._client.start_session() as session:
-                closed: bool = await session.with_transaction(work, write_concern=_DURABLE)
-            if closed:
-                return True
-            # Not running any more: by somebody else's hand, or by ours in a try that seemed lost.
-            done = {**ours, "status": outcome.status, "completed_at": outcome.completed_at}
-            return await self._rows.find_one(done, {"_id": 1}) is not None
+            rows = [row async for row in self._rows.find(wanted, fields)]
+        for row in rows:
+            severity = Severity(row["severity"])
+            run = CountedRun(row["execution_id"], severity, row["completed_at"])
+            await self._count(row["councilor_id"], None, run)
+        return len(rows)
 
     async def settled_until(self, agent_id: str, since: datetime) -> datetime | None:
         rows = {
@@ -237,7 +250,7 @@ class MongoLedger:
     async def _running(self, owner: object) -> Sequence[Execution]:
         with translated():
             rows = self._rows.find({"status": Status.RUNNING, "owner": owner}, {"output": 0})
-            return [execution_of(row) async for row in rows]
+            return [execution_of(row) async for row in rows if is_ours(row)]
 
     async def _row_of(self, execution_id: str) -> Mapping[str, Any] | None:
         with translated():

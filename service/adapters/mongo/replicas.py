@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
+from pymongo import ReadPreference
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -17,6 +18,7 @@ class MongoReplicas:
         self._replicas = client[database].get_collection(
             "scheduler_replicas",
             write_concern=WriteConcern("majority"),
+            read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern("majority"),
         )
 

@@ -1,6 +1,7 @@
 """Rows of `councilor_executions`, as CONTRACT section 3 has them."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from service.domain.execution import Execution, NotRun, Outcome, Status, Trigger, milliseconds
@@ -9,8 +10,9 @@ from service.ports import LedgerRow
 
 
 def running_row(execution: Execution) -> dict[str, Any]:
-    """The row of a claim."""
+    """The row of a claim. Its `_id` is unique without any index of ours."""
     return {
+        "_id": execution.execution_id,
         "execution_id": execution.execution_id,
         "councilor_id": execution.agent_id,
         "scheduled_for": execution.scheduled_for,
@@ -35,6 +37,7 @@ def running_row(execution: Execution) -> dict[str, Any]:
 def final_row(not_run: NotRun) -> dict[str, Any]:
     """The row of a slot, or of a stretch of slots, that never ran."""
     row = {
+        "_id": not_run.execution_id,
         "execution_id": not_run.execution_id,
         "councilor_id": not_run.agent_id,
         "scheduled_for": not_run.scheduled_for,
@@ -80,6 +83,17 @@ def end_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:
     return end | ({"output_truncated": True} if outcome.output_truncated else {})
 
 
+def is_ours(row: Mapping[str, Any]) -> bool:
+    """Tell whether a running row can be one of ours; other programs' may lack anything."""
+    texts = ("execution_id", "councilor_id", "owner")
+    dates = ("scheduled_for", "started_at")
+    return (
+        all(isinstance(row.get(name), str) for name in texts)
+        and all(isinstance(row.get(name), datetime) for name in dates)
+        and row.get("trigger") in set(Trigger)
+    )
+
+
 def execution_of(row: Mapping[str, Any]) -> Execution:
     """The execution that a running row of ours stands for."""
     return Execution(
@@ -96,5 +110,6 @@ def execution_of(row: Mapping[str, Any]) -> Execution:
 
 def shown(row: Mapping[str, Any]) -> LedgerRow:
     """A row without what is nobody's business."""
-    fields = {name: value for name, value in row.items() if name not in ("_id", "nonce")}
+    hidden = ("_id", "nonce", "counted")
+    fields = {name: value for name, value in row.items() if name not in hidden}
     return LedgerRow(row["councilor_id"], fields)

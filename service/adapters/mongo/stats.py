@@ -1,17 +1,35 @@
 """The update that counts a run in the statistics of its agent."""
 
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from service.domain.execution import Outcome
 from service.domain.severity import Severity
 
+_REMEMBERED = 20
+"""More runs than an agent can have while a crash keeps one from being counted."""
 
-def counted(outcome: Outcome) -> list[dict[str, Any]]:
-    """Add one run to `stats`, computed by the server from what is there, so no update is lost.
 
-    What is there may be nothing, of any type, or the predecessor's: where it kept no
-    `successful_executions`, they follow from its total and its rate.
+@dataclass(frozen=True, slots=True)
+class CountedRun:
+    """What the statistics need to know of a run that has ended."""
+
+    execution_id: str
+    severity: Severity
+    completed_at: datetime
+
+
+def counted(run: CountedRun) -> list[dict[str, Any]]:
+    """Add a run to `stats`, computed by the server from what is there, so no update is lost.
+
+    `stats.counted` remembers the latest runs: one that is there already changes nothing. So a
+    crash between the ledger and the statistics is mended by asking again. What is there before may
+    be nothing, of any type, or the predecessor's: where it kept no `successful_executions`, they
+    follow from its total and its rate.
     """
+    mark = hashlib.sha256(run.execution_id.encode()).hexdigest()[:8]
+    marks = {"$cond": [{"$isArray": "$stats.counted"}, "$stats.counted", []]}
     total = _count("$stats.total_executions")
     successes = {
         "$ifNull": [
@@ -19,7 +37,7 @@ def counted(outcome: Outcome) -> list[dict[str, Any]]:
             {"$round": {"$divide": [{"$multiply": [total, _rate()]}, 100]}},
         ]
     }
-    success = 1 if outcome.severity is Severity.SUCCESS else 0
+    success = 1 if run.severity is Severity.SUCCESS else 0
     stats = {
         "total_executions": "$$total",
         "successful_executions": "$$successes",
@@ -29,14 +47,16 @@ def counted(outcome: Outcome) -> list[dict[str, Any]]:
                 1,
             ]
         },
-        "last_execution": outcome.completed_at,
+        "last_execution": {"$max": ["$stats.last_execution", run.completed_at]},
+        "counted": {"$slice": [{"$concatArrays": [[mark], marks]}, _REMEMBERED]},
     }
     kept = {"$cond": [{"$eq": [{"$type": "$stats"}, "object"]}, "$stats", {}]}
     sums = {
         "total": {"$toInt": {"$add": [total, 1]}},
         "successes": {"$toInt": {"$add": [successes, success]}},
     }
-    return [{"$set": {"stats": {"$let": {"vars": sums, "in": {"$mergeObjects": [kept, stats]}}}}}]
+    new = {"$let": {"vars": sums, "in": {"$mergeObjects": [kept, stats]}}}
+    return [{"$set": {"stats": {"$cond": [{"$in": [mark, marks]}, "$stats", new]}}}]
 
 
 def _number(path: str) -> dict[str, Any]:
