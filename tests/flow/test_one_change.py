@@ -432,3 +432,54 @@ async def test_a_monday_is_a_monday(start: Start, db: Database) -> None:
     next_run = await next_run_of(db, "scout")
     assert next_run is not None
     assert next_run.astimezone(UTC).weekday() == 0
+
+
+async def test_a_document_that_is_put_back_brings_no_past_with_it(
+    start: Start, db: Database, conductor: TestConductor
+) -> None:
+    """Its verdict says that it was scheduled; what came due since did not, for a demoted agent."""
+    await start()
+    await promote(db, "scout", catch_up="all")
+    await eventually(lambda: completed(db, "scout"))
+    copy = await db["agents"].find_one_and_delete({"agent_id": "scout"})
+    assert copy is not None
+    deleted_at = wall_clock()
+    await eventually(lambda: has_no_job(db, "scout"))
+    await promote(db, "other")
+    await eventually(lambda: completed(db, "other", 2))
+    await db["agents"].insert_one(copy)
+    back_at = wall_clock()
+    await eventually(lambda: run_after(db, "scout", back_at))
+    rows = await rows_of(db, "scout")
+    assert [row for row in rows if deleted_at < row["scheduled_for"] < back_at] == []
+
+
+async def test_a_document_without_the_agent_id_it_claims_runs_nothing_on_request(
+    start: Start, db: Database, conductor: TestConductor
+) -> None:
+    await start()
+    await promote(db, "twin", value="10m")
+    await eventually(lambda: is_in_state(db, "twin", "scheduled"))
+    loser: dict[str, Any] = {"_id": bson.ObjectId("f" * 24), "agent_id": "twin"}
+    promotion = {"is_councilor": True, "councilor_config": config("10m", "another prompt")}
+    await db["agents"].insert_one({**loser, **promotion})
+    await eventually(lambda: has_state(db, loser["_id"], "invalid"))
+    request = {"$set": {"councilor_run_requested_at": wall_clock()}}
+    await db["agents"].update_one({"_id": loser["_id"]}, request)
+    await promote(db, "other")
+    await eventually(lambda: completed(db, "other"))
+    assert conductor.prompts_of("twin") == []
+
+
+async def test_a_ledger_that_is_dropped_while_we_run_starts_nothing_twice(
+    start: Start, db: Database, conductor: TestConductor
+) -> None:
+    services = [await start(), await start()]
+    await promote(db, "scout")
+    await eventually(lambda: completed(db, "scout"))
+    await db["councilor_executions"].drop()
+    await eventually(lambda: completed(db, "scout", 2))
+    for service in services:
+        await service.stop()
+    keys = [call.headers["Idempotency-Key"] for call in conductor.calls]
+    assert len(keys) == len(set(keys))

@@ -104,3 +104,24 @@ async def test_two_replicas_start_each_slot_once(
     for name in ("a", "b", "c"):
         slots = slots_of(await rows_of(db, name))
         assert slots == [slots[0] + n * SECOND for n in range(len(slots))]
+
+
+async def test_slots_are_found_though_apscheduler_jobs_was_dropped_meanwhile(
+    launch: Launch, db: Database, conductor: TestConductor
+) -> None:
+    """It is a projection: nothing is lost with it, neither the phase nor what was missed."""
+    agent = {"agent_id": "scout", "is_councilor": True}
+    await db["agents"].insert_one({**agent, "councilor_config": config()})
+    first = await launch(CONDUCTOR_API_URL=conductor.url)
+    await eventually(lambda: completed(db, "scout", 2))
+    first.kill()
+    await first.ended()
+    await db["apscheduler_jobs"].drop()
+    killed_at = wall_clock()
+    await eventually(lambda: is_after(killed_at + 3 * SECOND))
+    second = await launch(CONDUCTOR_API_URL=conductor.url)
+    await second.saw("resync_finished")
+    back_at = wall_clock()
+    await eventually(lambda: run_after(db, "scout", back_at))
+    slots = slots_of(await rows_of(db, "scout"))
+    assert slots == [slots[0] + n * SECOND for n in range(len(slots))]
