@@ -63,9 +63,11 @@ class Projection:
             await resynced.wait()
             resynced.clear()
             try:
-                missing = await self._stored.keep_only([job.agent_id for job in self._jobs.all()])
+                wanted = {job.agent_id for job in self._jobs.all()}
+                missing = await self._stored.keep_only(wanted)
             except ServiceError as error:
                 self._failed(str(error))
                 continue
-            for agent_id in missing:
+            come_meanwhile = {job.agent_id for job in self._jobs.all()} - wanted
+            for agent_id in {*missing, *come_meanwhile}:
                 self.mark(agent_id)

@@ -158,7 +158,8 @@ class Reconciler:
                     self._has_dirty.clear()
                 try:
                     await self._reconcile(await self._agents.read(list(batch)))
-                except (Unavailable, Misconfigured):
+                except (Unavailable, Misconfigured) as error:
+                    self._telemetry.database_failed(error)
                     for key in batch:
                         self._mark(key)
                 else:
@@ -195,8 +196,6 @@ class Reconciler:
                 self._telemetry.document_failed(document.key, error)
         self._telemetry.reconciled(**counts)
         await self._write(unsaid, departed)
-        if counts["changed"]:
-            self._telemetry.jobs_counted(self._jobs.all())
 
     def _apply(
         self, document: AgentDocument, now: datetime, counts: dict[str, int]

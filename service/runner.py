@@ -86,7 +86,8 @@ class Runner:
         """Claim the slot and, where it is won, run it in the place that was taken.
 
         Answers when the claim is decided, while the run goes on; a caller that is cancelled takes
-        nothing back. Raises Unavailable only while draining, and Refused.
+        nothing back. Raises Unavailable where that is not known (ask again with the same nonce,
+        after another look at the document) and while draining; Misconfigured, Refused.
         """
         claimed: asyncio.Future[Claim] = asyncio.get_running_loop().create_future()
         work = self._run(execution, key, order, claimed)
@@ -123,19 +124,26 @@ class Runner:
         claimed: "asyncio.Future[Claim]",
     ) -> None:
         try:
-            claim = await self.until_available(lambda: self._ledger.open(execution))
+            claim = await self._claim(execution)
             if claim is Claim.WON:
                 await self._run_claimed(execution, key, order, claimed)
             else:
                 claimed.set_result(claim)
-        except (*_PASSING, Refused) as error:
-            if not claimed.done():
+        except Exception as error:
+            if claimed.done():
+                log.exception("run_not_recorded", execution_id=execution.execution_id)
+            else:
                 claimed.set_exception(error)
                 claimed.exception()  # a caller that was cancelled does not ask for it
-            else:
-                log.exception("run_not_recorded", execution_id=execution.execution_id)
         finally:
             self._places.release()
+
+    async def _claim(self, execution: Execution) -> Claim:
+        if self._draining:
+            raise Unavailable("nothing is started any more")
+        claim = await self._ledger.open(execution)
+        is_going = execution.agent_id in self._going
+        return Claim.TAKEN if claim is Claim.WON and is_going else claim
 
     async def _run_claimed(
         self,
@@ -151,10 +159,23 @@ class Runner:
         self._telemetry.run_started(execution)
         try:
             outcome = await self._outcome(order)
-            await self.until_available(lambda: self._record(execution, key, outcome))
+            try:
+                await self._record_surely(execution, key, outcome)
+            except Exception:
+                # A row that stays `running` under a living owner would forbid every later run.
+                log.exception("run_not_recorded", execution_id=execution.execution_id)
+                await self._record_surely(execution, key, self._crash(outcome.attempts))
         finally:
-            del self._going[execution.agent_id]
+            # The next run may have begun already: a row is closed before it is counted.
+            if self._going.get(execution.agent_id) is task:
+                del self._going[execution.agent_id]
             self._telemetry.run_left()
+
+    async def _record_surely(
+        self, execution: Execution, key: DocumentKey, outcome: Outcome
+    ) -> None:
+        """Record an outcome, however long the database is away, also while draining."""
+        await self._retried(lambda: self._record(execution, key, outcome), lambda: False)
 
     async def _outcome(self, order: Order) -> Outcome:
         began = self._clock()
@@ -163,16 +184,20 @@ class Runner:
             return await self._judged(answer, Attempt(began, _message_of(answer)))
         except Exception as error:  # a fault of ours ends this run, and no other
             log.exception("run_crashed", execution_id=order.execution_id)
-            return Outcome(
-                status=Status.ERROR,
-                severity=Severity.ERROR,
-                completed_at=self._clock(),
-                output=None,
-                error=f"the scheduler itself failed: {type(error).__name__}",
-                summary=f"the scheduler itself failed: {type(error).__name__}",
-                reason=Reason.INTERNAL,
-                attempts=(Attempt(began, type(error).__name__),),
-            )
+            return self._crash((Attempt(began, type(error).__name__),))
+
+    def _crash(self, attempts: tuple[Attempt, ...]) -> Outcome:
+        error = "the scheduler itself failed; its log says why"
+        return Outcome(
+            status=Status.ERROR,
+            severity=Severity.ERROR,
+            completed_at=self._clock(),
+            output=None,
+            error=error,
+            summary=error,
+            reason=Reason.INTERNAL,
+            attempts=attempts,
+        )
 
     async def _judged(self, answer: Answer, attempt: Attempt) -> Outcome:
         failure = answer.failure
@@ -206,16 +231,23 @@ class Runner:
             log.warning("run_result_refused", execution_id=execution.execution_id)
 
     async def until_available(self, step: Callable[[], Awaitable[_T]]) -> _T:
-        """Take a step again and again while the database does not answer, except when draining."""
+        """Take a step again and again while the database does not answer, until draining."""
+        return await self._retried(step, lambda: self._draining)
+
+    async def _retried(self, step: Callable[[], Awaitable[_T]], is_over: Callable[[], bool]) -> _T:
         async for attempt in stamina.retry_context(
-            on=lambda error: isinstance(error, _PASSING) and not self._draining,
+            on=lambda error: isinstance(error, _PASSING) and not is_over(),
             attempts=None,
             timeout=None,
             wait_initial=0.1,
             wait_max=5.0,
         ):
             with attempt:
-                result = await step()
+                try:
+                    result = await step()
+                except _PASSING as error:
+                    self._telemetry.database_failed(error)
+                    raise
         return result
 
 

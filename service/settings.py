@@ -129,7 +129,7 @@ class Settings(BaseSettings):
         }
 
     @model_validator(mode="after")
-    def _collections_differ(self) -> Self:
+    def _settings_agree(self) -> Self:
         taken = {"scheduler_replicas", "scheduler_notifications"}
         for part in ("agents", "executions", "jobs"):
             name: str = getattr(self, f"scheduler_{part}_collection")
@@ -138,6 +138,10 @@ class Settings(BaseSettings):
                 message = f'{variable}: "{name}" is the name of another collection'
                 raise PydanticCustomError("collections", message)
             taken.add(name)
+        keep_for = self.scheduler_execution_ttl
+        if keep_for is not None and keep_for <= self.scheduler_run_timeout:
+            message = "SCHEDULER_EXECUTION_TTL: must be longer than SCHEDULER_RUN_TIMEOUT"
+            raise PydanticCustomError("ttl", message)
         return self
 
 

@@ -1,11 +1,11 @@
 """What becomes of a slot that came due: re-read the document, decide, and see to its ledger row."""
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from uuid import uuid4
 
 import structlog
 
@@ -99,7 +99,8 @@ class Settler:
         """Settle this slot. While an agent's slots are being settled, later ones join in."""
         is_request = fire.trigger is Trigger.MANUAL
         lane = fire if is_request else fire.agent_id
-        if self._is_stopped or lane in self._tasks:
+        going = self._tasks.get(lane)
+        if self._is_stopped or (going is not None and not going.done()):
             return
         work = self._settle_request(fire) if is_request else self._settle_due(fire)
         task = asyncio.create_task(work, name=f"settle {fire.execution_id}")
@@ -107,7 +108,8 @@ class Settler:
         task.add_done_callback(partial(self._settled, lane))
 
     def _settled(self, lane: object, task: asyncio.Task[None]) -> None:
-        del self._tasks[lane]
+        if self._tasks.get(lane) is task:
+            del self._tasks[lane]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("settle_failed", exc_info=error)
             self._failed(error)  # a fault of ours: better to start anew than to lose slots
@@ -163,7 +165,8 @@ class Settler:
         desired = desired_by(fire.key, reading, document.damage)
         if document.fields is None or desired.agent_id != fire.agent_id:
             desired = Absence(fire.key, fire.agent_id, deleted=True)
-        councilor = reading if isinstance(reading, Councilor) else None
+        is_ours = isinstance(desired, Desired)  # and not somebody else's since a rename
+        councilor = reading if is_ours and isinstance(reading, Councilor) else None
         return _Case(fire, document, councilor, desired, self._clock(), was_full)
 
     async def _next_start(self, case: _Case, queued: datetime | None) -> _Start | None:
@@ -286,14 +289,16 @@ class Settler:
     async def _claim(self, case: _Case, slot: datetime, trigger: Trigger) -> Claim:
         """Claim the slot in the place that was taken; the run goes on by itself where it is won."""
         assert case.councilor is not None
+        execution_id = replace(case.fire, due_at=slot, trigger=trigger).execution_id
         execution = Execution(
-            execution_id=replace(case.fire, due_at=slot, trigger=trigger).execution_id,
+            execution_id=execution_id,
             agent_id=case.fire.agent_id,
             scheduled_for=slot,
             trigger=trigger,
             spec_hash=case.councilor.spec_hash,
             owner=self._runner.owner,
-            nonce=uuid4().hex,
+            # The same for every try of this process: a claim that seemed lost is known again.
+            nonce=hashlib.sha256(f"{self._runner.owner} {execution_id}".encode()).hexdigest()[:32],
             started_at=self._clock(),
         )
         config = (case.document.fields or {}).get("councilor_config")

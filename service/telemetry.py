@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from time import monotonic
 from typing import Any, TextIO, TypeVar
 
 import orjson
@@ -47,6 +48,7 @@ _RELIST_REASONS = (
     *("startup", "resync", "network", "unavailable", "refused", "ended"),
     *("drop", "rename", "dropDatabase", "invalidate", "136", "280", "286"),
 )
+_QUIET_SECONDS = 10.0
 _OPERATIONS = ("insert", "update", "replace", "delete")
 
 
@@ -130,6 +132,12 @@ class Telemetry:
         self._not_run = self._counter(
             "slots_not_run", "Slots without a run", "reason", set(Reason) - FAILURE_REASONS
         )
+        self._retries = Counter(
+            "councilor_database_retries",
+            "Steps that the database did not answer",
+            registry=self.registry,
+        )
+        self._told_of_failure = -_QUIET_SECONDS
         self._running = self._gauge("running", "Runs going on in this replica")
         self._pickup = self._histogram(
             "reconcile_seconds", "From a change read from the stream to its effect", _PICKUP_BUCKETS
@@ -194,6 +202,13 @@ class Telemetry:
         if reason not in ("startup", "resync"):
             log.info("watch_resumed", reason=reason)
         log.info("resync_finished", reason=reason, documents=documents, seconds=round(seconds, 3))
+
+    def database_failed(self, error: Exception) -> None:
+        """The database did not answer and is asked again: counted, and told of now and then."""
+        self._retries.inc()
+        if monotonic() - self._told_of_failure > _QUIET_SECONDS:
+            self._told_of_failure = monotonic()
+            log.warning("database_unavailable", error=str(error))
 
     def projection_failed(self, error: str) -> None:
         log.warning("projection_failed", error=error)

@@ -197,7 +197,8 @@ class FakeLedger:
     async def open(self, execution: Execution) -> Claim:
         self.outage.check()
         if (row := self.rows.get(execution.execution_id)) is not None:
-            return Claim.WON if row.get("nonce") == execution.nonce else Claim.TAKEN
+            is_ours = row.get("nonce") == execution.nonce and row["status"] == Status.RUNNING
+            return Claim.WON if is_ours else Claim.TAKEN
         if any(
             row["status"] == Status.RUNNING and row["councilor_id"] == execution.agent_id
             for row in self.rows.values()

@@ -61,6 +61,10 @@ class HttpConductor:
                 while len(body) <= _LARGEST_ANSWER and (more := await response.content.readany()):
                     body += more
                 return answer_of(response.status, response.content_type, body)
+        except aiohttp.ConnectionTimeoutError:
+            where = f"{self._shown_url} (CONDUCTOR_API_URL)"
+            summary = f"cannot connect to {where} within {_CONNECT_SECONDS} s"
+            return _failed(Reason.CONDUCTOR_UNAVAILABLE, summary)
         except TimeoutError:
             seconds = order.timeout.total_seconds()
             return _failed(Reason.TIMEOUT, f"no answer within {seconds:g} s")

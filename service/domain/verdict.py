@@ -36,7 +36,7 @@ def verdict_on(desired: Desired, past: Past, now: datetime) -> Verdict:
     upcoming: tuple[datetime, ...] = ()
     if spec is not None and isinstance(spec.schedule, Cron):
         # A few more than are shown: the server drops those that are over by its clock.
-        upcoming = upcoming_slots(spec.timetable(now), now, SHOWN_RUNS + 2)
+        upcoming = upcoming_slots(spec.timetable(past.accepted_at or now), now, SHOWN_RUNS + 2)
     return Verdict(
         state=desired.state,
         spec_hash=desired.spec_hash,

@@ -82,6 +82,7 @@ class Routes:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """The metrics in Prometheus' text format."""
+        self._telemetry.jobs_counted(self._jobs.all())
         body = self._telemetry.exposition()
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=body, headers=headers)

@@ -72,7 +72,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
 def _asking_for(token: str | None) -> Any:
     @web.middleware
     async def ask(request: web.Request, handler: Handler) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").encode()
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         is_open = token is None or request.path in OPEN_PATHS
         if not is_open and not hmac.compare_digest(given, f"Bearer {token}".encode()):
             response = error_answer(401, "unauthorized", "send Authorization: Bearer <token>")

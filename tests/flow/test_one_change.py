@@ -39,8 +39,7 @@ async def test_a_promotion_becomes_a_run_a_row_and_statistics(
     await start()
     await promote(db, "scout")
     row = (await eventually(lambda: completed(db, "scout")))[0]
-    agent = await db["agents"].find_one({"agent_id": "scout"})
-    assert agent is not None
+    agent = await eventually(lambda: db["agents"].find_one({"stats": {"$exists": True}}))
     accepted_at = agent["councilor_status"]["accepted_at"]
     assert row["scheduled_for"] == accepted_at + timedelta(seconds=1)
     assert row["execution_id"] == f"exec_scout_{round(row['scheduled_for'].timestamp() * 1000)}"

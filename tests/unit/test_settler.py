@@ -11,11 +11,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.adapters.mongo.keys import key_of
-from service.domain.councilor import SchedulePolicy
-from service.domain.execution import Fire, Reason, Status, Trigger
+from service.domain.councilor import DocumentKey, SchedulePolicy
+from service.domain.execution import Claim, Execution, Fire, Outcome, Reason, Status, Trigger
 from service.domain.planning import AgentDocument, Desired, Past, Put, desired_job, plan
 from service.domain.severity import Severity, SeverityRule
-from service.ports import Answer, Failure
+from service.ports import Answer, Failure, Refused, Unavailable
 from service.runner import Runner, RunPolicy
 from service.settler import Settler
 from service.telemetry import Telemetry
@@ -28,7 +28,7 @@ from tests.fakes import (
     FakeJobTable,
     FakeLedger,
 )
-from tests.steps import turned, turned_until
+from tests.steps import eventually, turned, turned_until
 
 HALF_HOUR = timedelta(minutes=30)
 POLICY = SchedulePolicy()
@@ -408,3 +408,77 @@ async def test_a_result_that_comes_too_late_is_refused(side: Side) -> None:
         await turned()
     assert "run_result_refused" in [log["event"] for log in logs]
     assert side.ledger.counted == []
+
+
+async def test_a_result_outlives_a_hiccup_of_the_database_while_draining(side: Side) -> None:
+    side.conductor.released.clear()
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    await side.settler.stop()
+    draining = asyncio.create_task(side.runner.drain(timedelta(seconds=5)))
+    await turned()
+    side.ledger.outage.is_on = True
+    side.conductor.released.set()
+    await turned()
+    side.ledger.outage.is_on = False
+    await draining
+    assert side.rows() == [("12:30", Status.COMPLETED, None)]
+
+
+async def test_a_claim_that_waits_for_the_database_starts_nothing_once_draining(
+    side: Side,
+) -> None:
+    side.ledger.outage.is_on = True
+    side.come_due(NOON + HALF_HOUR)
+    await turned()
+    await side.settler.stop()
+    side.ledger.outage.is_on = False
+    await side.runner.drain(timedelta(seconds=5))
+    assert side.conductor.orders == []
+
+
+async def test_after_an_outage_of_the_database_the_document_is_read_again(side: Side) -> None:
+    """A pause or a deletion meanwhile counts, and so does the time that has gone by."""
+    side.ledger.outage.is_on = True
+    side.come_due(NOON + HALF_HOUR)
+    await turned()
+    side.change(None)
+    side.ledger.outage.is_on = False
+
+    async def recorded() -> bool:
+        return bool(side.ledger.rows)
+
+    await eventually(recorded)
+    assert side.rows() == [("12:30", Status.SKIPPED, Reason.DELETED)]
+    assert side.conductor.orders == []
+
+
+async def test_a_claim_that_seemed_lost_is_known_again_and_runs_once(side: Side) -> None:
+    opened = side.ledger.open
+
+    async def open_and_say_nothing(execution: Execution) -> Claim:
+        await opened(execution)
+        side.ledger.open = opened  # type: ignore[method-assign]
+        raise Unavailable("the answer was lost")
+
+    side.ledger.open = open_and_say_nothing  # type: ignore[method-assign]
+    side.come_due(NOON + HALF_HOUR)
+    async with asyncio.timeout(5):
+        await side.conductor.called.wait()
+    await all_ended(side)
+    assert side.rows() == [("12:30", Status.COMPLETED, None)]
+    assert len(side.conductor.orders) == 1
+
+
+async def test_an_outcome_that_the_ledger_refuses_does_not_block_the_agent(side: Side) -> None:
+    closed = side.ledger.close
+
+    async def refuse_once(execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
+        side.ledger.close = closed  # type: ignore[method-assign]
+        raise Refused("by a validator")
+
+    side.ledger.close = refuse_once  # type: ignore[method-assign]
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    await all_ended(side)
+    assert side.rows() == [("12:30", Status.ERROR, Reason.INTERNAL)]

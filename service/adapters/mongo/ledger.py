@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
+from bson.errors import BSONError
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReadPreference
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
@@ -90,7 +91,6 @@ class MongoLedger:
         self._agents = client[database].get_collection(
             agents, write_concern=_DURABLE, read_preference=ReadPreference.PRIMARY
         )
-        self._keep_for: timedelta | None = None
 
     async def prepare(self, keep_for: timedelta | None) -> None:
         """Create the indexes, and the one that expires rows after `keep_for`.
@@ -98,18 +98,19 @@ class MongoLedger:
         Runs that another program left without an end are closed first: they would forbid ours.
         Raises Unavailable, and Misconfigured where existing rows or indexes are in the way.
         """
-        self._keep_for = keep_for
+        with translated():
+            await self._rows.update_many(_FOREIGN_RUN, _FOREIGN_END)
         await self.restore_indexes()
+        with translated():
+            await self._expire_after(keep_for)
 
     async def restore_indexes(self) -> None:
         try:
-            await self._rows.update_many(_FOREIGN_RUN, _FOREIGN_END)
             # An equal index of another name serves as well; creating ours would fail.
             there = [_essence_of(index) async for index in self._rows.list_indexes()]
             missing = [index for index in INDEXES if _essence_of(index.document) not in there]
             if missing:
                 await self._rows.create_indexes(missing)
-            await self._expire_after(self._keep_for)
         except DuplicateKeyError as error:
             raise Misconfigured(_DUPLICATES) from error
         except OperationFailure as error:
@@ -137,11 +138,14 @@ class MongoLedger:
     async def open(self, execution: Execution) -> Claim:
         try:
             await self._rows.insert_one(running_row(execution))
+        except BSONError as error:
+            raise Refused(f"{type(error).__name__}: the driver refuses this row") from error
         except PyMongoError as error:
             # The row may be there all the same, and be ours: an error says nothing (FAULTS 0.8).
             row = await self._row_of(execution.execution_id)
             if row is not None:
-                return Claim.WON if row.get("nonce") == execution.nonce else Claim.TAKEN
+                is_ours = row.get("nonce") == execution.nonce and row["status"] == Status.RUNNING
+                return Claim.WON if is_ours else Claim.TAKEN
             if isinstance(error, DuplicateKeyError) and _is_overlap(error):
                 return Claim.OVERLAPS
             if isinstance(error, DuplicateKeyError):
