@@ -142,6 +142,7 @@ class _Service:
             "pid": os.getpid(),
             "version": __version__,
         }
+        self._executions: set[str] = set()
         self._telemetry = Telemetry()
         self._health = Health()
         self._stores = stores_of(client, settings, self._id)
@@ -158,6 +159,7 @@ class _Service:
             replica_id=self._id,
             facts=self._facts,
             ttl=settings.scheduler_replica_ttl,
+            executions=self._executions,
         )
 
     def _project(self, agent_id: str) -> None:
@@ -269,6 +271,7 @@ class _Service:
                     severity=SeverityRule(settings.scheduler_severity),
                 ),
                 owner=self._id,
+                executions=self._executions,
             )
             try:
                 yield runner

@@ -159,6 +159,12 @@ class Ledger(Protocol):
         execution. Raises Refused.
         """
 
+    async def withdraw(self, execution: Execution) -> None:
+        """Take back a claim of ours that may be there and from which nothing was started.
+
+        Raises Unavailable.
+        """
+
     async def record(self, not_run: NotRun) -> bool:
         """Insert a row that never ran; False where the slot has one.
 

@@ -2,13 +2,13 @@
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from time import monotonic
 
 import structlog
 
-from service.domain.execution import interrupted
+from service.domain.execution import Execution, interrupted
 from service.ports import Clock, JobTable, Ledger, Replicas, ServiceError
 from service.telemetry import Telemetry
 
@@ -31,6 +31,7 @@ class Membership:
         replica_id: str,
         facts: Mapping[str, object],
         ttl: timedelta,
+        executions: Collection[str],
     ) -> None:
         self._replicas = replicas
         self._ledger = ledger
@@ -40,6 +41,7 @@ class Membership:
         self._id = replica_id
         self._facts = facts
         self._ttl = ttl
+        self._executions = executions
         self._last_beat = -math.inf
         self._beating_since = math.inf
 
@@ -93,10 +95,18 @@ class Membership:
         # The rows first: who claims after that is not among them, and who did is alive by now.
         running = await self._ledger.running_of_others({self._id})
         alive = await self._replicas.alive() if running else ()
-        for orphan in running:
-            if orphan.owner in alive:
-                continue
+        lost = [run for run in running if run.owner not in alive]
+        for orphan in (*lost, *await self._forgotten()):
             job = self._jobs.of_agent(orphan.agent_id)
             outcome = interrupted(self._clock(), _GONE)
             if await self._ledger.close(orphan, job.key if job is not None else None, outcome):
                 self._telemetry.run_ended(orphan, outcome)
+
+    async def _forgotten(self) -> Sequence[Execution]:
+        """Rows of our own that nothing here is at: a claim, say, that arrived after all."""
+        before = self._clock() - self._ttl
+        return [
+            run
+            for run in await self._ledger.running_of(self._id)
+            if run.execution_id not in self._executions and run.started_at < before
+        ]

@@ -57,6 +57,7 @@ class Runner:
         *,
         policy: RunPolicy,
         owner: str,
+        executions: set[str],
     ) -> None:
         self.owner = owner
         self.policy = policy
@@ -67,7 +68,10 @@ class Runner:
         self._places = asyncio.Semaphore(policy.max_concurrent)
         self._tasks: set[asyncio.Task[None]] = set()
         self._going: dict[str, asyncio.Task[None]] = {}
+        self._doubtful: dict[str, Execution] = {}
         self._draining = False
+        self.executions = executions
+        """The executions that this process is at, from before their claim to their record."""
 
     @property
     def is_full(self) -> bool:
@@ -86,8 +90,8 @@ class Runner:
         """Claim the slot and, where it is won, run it in the place that was taken.
 
         Answers when the claim is decided, while the run goes on; a caller that is cancelled takes
-        nothing back. Raises Unavailable where that is not known (ask again with the same nonce,
-        after another look at the document) and while draining; Misconfigured, Refused.
+        nothing back. Raises Unavailable where that is not known (`withdraw_doubtful` before the
+        next look) and while draining; Misconfigured, Refused.
         """
         claimed: asyncio.Future[Claim] = asyncio.get_running_loop().create_future()
         work = self._run(execution, key, order, claimed)
@@ -95,6 +99,13 @@ class Runner:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(claimed)
+
+    async def withdraw_doubtful(self, agent_id: str) -> None:
+        """Take back the claim of this agent whose answer was lost. Raises Unavailable."""
+        execution = self._doubtful.get(agent_id)
+        if execution is not None:
+            await self._ledger.withdraw(execution)
+            del self._doubtful[agent_id]
 
     async def end_of_run(self, agent_id: str) -> bool:
         """Wait for the end of this agent's run; False where none of it goes on in this replica."""
@@ -123,6 +134,7 @@ class Runner:
         order: Order,
         claimed: "asyncio.Future[Claim]",
     ) -> None:
+        self.executions.add(execution.execution_id)
         try:
             claim = await self._claim(execution)
             if claim is Claim.WON:
@@ -136,12 +148,17 @@ class Runner:
                 claimed.set_exception(error)
                 claimed.exception()  # a caller that was cancelled does not ask for it
         finally:
+            self.executions.discard(execution.execution_id)
             self._places.release()
 
     async def _claim(self, execution: Execution) -> Claim:
         if self._draining:
             raise Unavailable("nothing is started any more")
-        claim = await self._ledger.open(execution)
+        try:
+            claim = await self._ledger.open(execution)
+        except _PASSING:
+            self._doubtful[execution.agent_id] = execution
+            raise
         is_going = execution.agent_id in self._going
         return Claim.TAKEN if claim is Claim.WON and is_going else claim
 

@@ -146,6 +146,7 @@ class Settler:
         was_full = self._runner.is_full
         await self._runner.take_place()
         try:
+            await self._runner.withdraw_doubtful(fire.agent_id)
             case = await self._look(fire, was_full=was_full)
             start = await self._next_start(case, queued)
         except BaseException:
@@ -263,6 +264,7 @@ class Settler:
 
     async def _answer_request(self, fire: Fire, is_new: bool) -> bool:
         """False where the run has to wait for the end of another."""
+        await self._runner.withdraw_doubtful(fire.agent_id)
         if await self._ledger.known([fire.execution_id]):
             return True
         await self._runner.take_place()

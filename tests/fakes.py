@@ -219,6 +219,12 @@ class FakeLedger:
         }
         return Claim.WON
 
+    async def withdraw(self, execution: Execution) -> None:
+        self.outage.check()
+        row = self.rows.get(execution.execution_id, {})
+        if row.get("nonce") == execution.nonce and row["status"] == Status.RUNNING:
+            del self.rows[execution.execution_id]
+
     async def record(self, not_run: NotRun) -> bool:
         self.outage.check()
         if not_run.execution_id in self.rows:

@@ -94,6 +94,18 @@ async def test_a_claim_that_is_asked_for_again_is_still_ours(ledger: Ledger) -> 
     assert await ledger.open(run_of()) is Claim.WON
 
 
+async def test_a_claim_that_is_withdrawn_leaves_the_slot_free(ledger: Ledger) -> None:
+    await ledger.open(run_of())
+    await ledger.withdraw(run_of(nonce="another's"))
+    assert await ledger.known([run_of().execution_id])
+    await ledger.withdraw(run_of())
+    assert not await ledger.known([run_of().execution_id])
+    await ledger.open(run_of())
+    await ledger.close(run_of(), None, outcome())
+    await ledger.withdraw(run_of())
+    assert await ledger.known([run_of().execution_id])
+
+
 async def test_two_runs_of_one_agent_cannot_overlap(ledger: Ledger) -> None:
     await ledger.open(run_of(minutes=0))
     assert await ledger.open(run_of(minutes=1)) is Claim.OVERLAPS

@@ -26,7 +26,20 @@ def membership(ledger: FakeLedger, replicas: FakeReplicas, ttl: timedelta) -> Me
         replica_id="replica-1",
         facts={},
         ttl=ttl,
+        executions={"exec_running"},
     )
+
+
+async def test_a_row_of_our_own_that_nothing_is_at_is_closed_and_others_are_not() -> None:
+    ledger = FakeLedger()
+    await ledger.open(run_of("a", minutes=-1, owner="replica-1"))
+    await ledger.open(run_of("b", minutes=-1, owner="replica-1", execution_id="exec_running"))
+    member = membership(ledger, FakeReplicas(FakeClock()), timedelta(0))
+    await member.join()
+    async with going(member.mend()):
+        await turned()
+    statuses = {row["councilor_id"]: row["status"] for row in ledger.rows.values()}
+    assert statuses == {"a": Status.ERROR, "b": Status.RUNNING}
 
 
 @pytest.mark.parametrize("owner", ["dead", "replica-1", "alive"])

@@ -61,6 +61,7 @@ class Side:
                 severity=SeverityRule.WORDS,
             ),
             owner="replica-1",
+            executions=set(),
         )
         self.settler = Settler(
             self.agents,
@@ -468,6 +469,29 @@ async def test_a_claim_that_seemed_lost_is_known_again_and_runs_once(side: Side)
     await all_ended(side)
     assert side.rows() == [("12:30", Status.COMPLETED, None)]
     assert len(side.conductor.orders) == 1
+
+
+async def test_a_claim_that_seemed_lost_does_not_stand_in_the_way_of_a_later_slot(
+    side: Side,
+) -> None:
+    """When the database is back, the slot is one of several that were missed."""
+    opened = side.ledger.open
+
+    async def open_and_say_nothing(execution: Execution) -> Claim:
+        await opened(execution)
+        side.ledger.open = opened  # type: ignore[method-assign]
+        side.clock.advance(2 * HALF_HOUR)
+        raise Unavailable("the answer was lost")
+
+    side.ledger.open = open_and_say_nothing  # type: ignore[method-assign]
+    side.come_due(NOON + HALF_HOUR)
+    async with asyncio.timeout(5):
+        await side.conductor.called.wait()
+    await all_ended(side)
+    assert side.rows() == [
+        ("12:30", Status.MISSED, Reason.OUTAGE),
+        ("13:30", Status.COMPLETED, None),
+    ]
 
 
 async def test_an_outcome_that_the_ledger_refuses_does_not_block_the_agent(side: Side) -> None:

@@ -153,6 +153,11 @@ class MongoLedger:
             raise translation_of(error) from error
         return Claim.WON
 
+    async def withdraw(self, execution: Execution) -> None:
+        ours = {"execution_id": execution.execution_id, "nonce": execution.nonce}
+        with translated():
+            await self._rows.delete_one({**ours, "status": Status.RUNNING.value})
+
     async def record(self, not_run: NotRun) -> bool:
         with translated():
             try:
