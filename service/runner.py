@@ -93,6 +93,10 @@ class Runner:
         nothing back. Raises Unavailable where that is not known (`withdraw_doubtful` before the
         next look) and while draining; Misconfigured, Refused.
         """
+        if execution.execution_id in self.executions:
+            self.give_place_back()
+            return Claim.TAKEN  # by ourselves: its nonce would make the ledger say that we won
+        self.executions.add(execution.execution_id)
         claimed: asyncio.Future[Claim] = asyncio.get_running_loop().create_future()
         work = self._run(execution, key, order, claimed)
         task = asyncio.create_task(work, name=f"run {execution.execution_id}")
@@ -134,7 +138,6 @@ class Runner:
         order: Order,
         claimed: "asyncio.Future[Claim]",
     ) -> None:
-        self.executions.add(execution.execution_id)
         try:
             claim = await self._claim(execution)
             if claim is Claim.WON:
@@ -155,12 +158,10 @@ class Runner:
         if self._draining:
             raise Unavailable("nothing is started any more")
         try:
-            claim = await self._ledger.open(execution)
+            return await self._ledger.open(execution)
         except _PASSING:
             self._doubtful[execution.agent_id] = execution
             raise
-        is_going = execution.agent_id in self._going
-        return Claim.TAKEN if claim is Claim.WON and is_going else claim
 
     async def _run_claimed(
         self,

@@ -506,3 +506,31 @@ async def test_an_outcome_that_the_ledger_refuses_does_not_block_the_agent(side:
     await side.settled(1)
     await all_ended(side)
     assert side.rows() == [("12:30", Status.ERROR, Reason.INTERNAL)]
+
+
+async def test_the_next_slot_may_be_won_while_the_run_before_is_still_being_counted(
+    side: Side,
+) -> None:
+    """A row is closed before it is counted: from then on the agent is free."""
+    closed, is_closed, may_go_on = side.ledger.close, asyncio.Event(), asyncio.Event()
+
+    async def close_and_linger(
+        execution: Execution, key: DocumentKey | None, outcome: Outcome
+    ) -> bool:
+        side.ledger.close = closed  # type: ignore[method-assign]
+        answer = await closed(execution, key, outcome)
+        is_closed.set()
+        await may_go_on.wait()
+        return answer
+
+    side.ledger.close = close_and_linger  # type: ignore[method-assign]
+    side.come_due(NOON + HALF_HOUR)
+    await is_closed.wait()
+    side.come_due(NOON + 2 * HALF_HOUR)
+    await turned_until(lambda: len(side.conductor.orders) == 2)
+    may_go_on.set()
+    await all_ended(side)
+    assert [row[:2] for row in side.rows()] == [
+        ("12:30", Status.COMPLETED),
+        ("13:00", Status.COMPLETED),
+    ]
