@@ -28,6 +28,9 @@ pytestmark = pytest.mark.mongo
 
 ROOT = Path(__file__).parents[2]
 PARENT = """
+import signal
+# Whoever runs the tests in the background has them ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import asyncio, os, pathlib, sys
 from service.adapters.embedded import embedded_mongod
 from service.adapters.mongo.replica_set import initiate
@@ -119,7 +122,8 @@ async def test_mongod_ends_with_its_parent(tmp_path: Path, ending: signal.Signal
     pid = int(await parent.stdout.readline())
 
     os.killpg(parent.pid, ending)
-    await parent.communicate()
+    async with asyncio.timeout(30):
+        await parent.communicate()
 
     assert await ended(pid)
     async with running(tmp_path) as mongod:
