@@ -17,8 +17,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.domain.cron import known_zones
 from service.domain.interval import ScheduleError, interval_from
+from service.domain.zones import known_zones
 from service.ports import ServiceError
 
 

@@ -1,19 +1,21 @@
-"""Five-field crons in a time zone: Debian's dialect, as cronsim keeps its time."""
+"""Five-field crons in a time zone: their dialect, and their slots in closed form."""
 
 import re
-import zoneinfo
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
-from itertools import pairwise
-from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
+from cronsim import CronSimError
 
+from service.domain.calendar import calendar_of
 from service.domain.interval import LONGEST_INTERVAL, ScheduleError, quoted
+from service.domain.wording import cron_in_words
+from service.domain.zones import Span, instant_of, known_zones, local, span_at
 
 _TICK = timedelta(microseconds=1)
-_ONE_DAY = timedelta(days=1)
+_MINUTE = timedelta(minutes=1)
+_MOST_CHANGED = timedelta(days=2)
+"""More than clocks are ever changed by."""
 _LONGEST_CRON_TEXT = 200
 
 _MACROS = {
@@ -34,7 +36,11 @@ _RANGE = re.compile(r"([A-Z0-9]+)-([A-Z0-9]+)(?:/([0-9]+))?")
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """Five cron fields in a time zone, with Debian's rules as cronsim implements them.
+    """Five cron fields in a time zone, by Debian's rules.
+
+    A fixed time runs once a day: the first time where clocks go back, and at the end of the gap
+    where they go forward over it. Where minute or hour begin with `*`, real time is followed:
+    every instant at which the clocks show what the fields say, however often they do.
 
     Build it with `cron_from`, which has looked at every field; `text` is what the user wrote.
     """
@@ -54,7 +60,7 @@ class Cron:
 
     @property
     def explanation(self) -> str:
-        return f"{_cronsim(self.expression).explain()}, {self.zone}"
+        return f"{cron_in_words(self.expression)}, {self.zone}"
 
     @property
     def shortest_gap(self) -> timedelta:
@@ -63,37 +69,54 @@ class Cron:
 
     def next_slot(self, after: datetime, accepted_at: datetime) -> datetime:
         after = max(after, accepted_at)
-        ticks = CronSim(self.expression, after.astimezone(ZoneInfo(self.zone)))
-        # Where clocks go back, cronsim counts in wall time and may offer an instant that is over.
-        return next(slot for tick in ticks if (slot := tick.astimezone(UTC)) > after)
+        times, span = calendar_of(self.expression), span_at(self.zone, after)
+        while True:
+            if span.start > after and self._runs_after_gap(span):
+                return span.start
+            first = self._first_wall(span)
+            if span.start <= after:
+                first = max(first, _minute_of(local(after, span.offset)) + _MINUTE)
+            wall = times.first_from(first)
+            if (slot := instant_of(wall, span.offset)) < span.end:
+                return slot
+            span = span_at(self.zone, max(span.end, slot - _MOST_CHANGED))
 
     def latest_slot(self, not_after: datetime, accepted_at: datetime) -> datetime | None:
-        start = not_after.replace(microsecond=0) + timedelta(seconds=1)
-        ticks = CronSim(self.expression, start.astimezone(ZoneInfo(self.zone)), reverse=True)
-        slot = next(slot for tick in ticks if (slot := tick.astimezone(UTC)) <= not_after)
-        # Backwards, a clock change may hide a slot that going forwards finds.
-        while (later := self.next_slot(slot, accepted_at)) <= not_after:
-            slot = later
+        times, span, end = calendar_of(self.expression), span_at(self.zone, not_after), not_after
+        while (wall := times.last_until(local(end, span.offset))) < self._first_wall(span):
+            if self._runs_after_gap(span):
+                return span.start if span.start > accepted_at else None
+            # Where clocks went back, later local times than now have been there already.
+            wall = times.last_until(self._first_wall(span) - _MINUTE)
+            end = min(span.start - _TICK, instant_of(wall, span.offset) + _MOST_CHANGED)
+            span = span_at(self.zone, end)
+        slot = instant_of(wall, span.offset)
         return slot if slot > accepted_at else None
 
     def count(self, first: datetime, last: datetime) -> int:
-        zone, sim = ZoneInfo(self.zone), _cronsim(self.expression)
-        a_day = len(sim.hours) * len(sim.minutes)
-        total, slot = 0, first
-        while slot <= last:
-            midnight = _midnight_after(slot, zone)
-            if midnight <= last and _is_whole_plain_day(slot, midnight, zone, sim):
-                total += a_day
-            else:
-                total += self._count_one_by_one(slot, min(last, midnight - _TICK))
-            slot = self.next_slot(midnight - _TICK, first)
+        times, total, span = calendar_of(self.expression), 0, span_at(self.zone, first)
+        while span.start <= last:
+            start = max(self._first_wall(span), local(first, span.offset))
+            end = local(min(span.end, last + _TICK), span.offset)
+            total += times.count(start, end)
+            if span.start >= first and self._runs_after_gap(span):
+                total += times.first_from(self._first_wall(span)) != self._first_wall(span)
+            span = span_at(self.zone, span.end)
         return total
 
-    def _count_one_by_one(self, slot: datetime, last: datetime) -> int:
-        count = 0
-        while slot <= last:
-            count, slot = count + 1, self.next_slot(slot, slot)
-        return count
+    def _first_wall(self, span: Span) -> datetime:
+        """The first local time of a span that counts: fixed ones not twice."""
+        if calendar_of(self.expression).has_fixed_times:
+            return span.first_new_wall
+        return local(span.start, span.offset)
+
+    def _runs_after_gap(self, span: Span) -> bool:
+        """Tell whether fixed times were left out by the clocks just before this span."""
+        times = calendar_of(self.expression)
+        if not span.is_after_gap or not times.has_fixed_times:
+            return False
+        left_out = times.first_from(local(span.start, span.before))
+        return left_out < local(span.start, span.offset)
 
 
 def cron_from(text: str, zone: str) -> Cron:
@@ -118,7 +141,7 @@ def cron_from(text: str, zone: str) -> Cron:
         raise ScheduleError(f"{quoted(text)} is not a cron expression: it has {found}", hint)
     try:
         expression = " ".join(map(_unwrapped, fields, _FIELD_VALUES, _FIELD_NAMES))
-        _cronsim(expression)
+        calendar = calendar_of(expression)
     except CronSimError as error:
         if _is_understood([*fields[:3], "*", fields[4]]):
             message = f"{quoted(text)} names a date that never comes"
@@ -126,7 +149,7 @@ def cron_from(text: str, zone: str) -> Cron:
         else:
             message = f"{quoted(text)} is not a cron expression: {str(error).lower()}"
         raise ScheduleError(message, hint) from error
-    if not _ever_comes(expression):
+    if not calendar.ever_comes:
         hint = "name days of the month and of the week that meet"
         raise ScheduleError(f"{quoted(text)} names days that never come", hint)
     return Cron(expression=expression, zone=zone, text=text)
@@ -134,24 +157,10 @@ def cron_from(text: str, zone: str) -> Cron:
 
 def _is_understood(fields: list[str]) -> bool:
     try:
-        _cronsim(" ".join(fields))
+        calendar_of(" ".join(fields))
     except CronSimError:
         return False
     return True
-
-
-@lru_cache(maxsize=1)
-def known_zones() -> frozenset[str]:
-    """The IANA zone names that this installation knows (tzdata comes with the package).
-
-    `localtime` is the host's own zone, under a name that some hosts have.
-    """
-    return frozenset(zoneinfo.available_timezones() - {"localtime", "Factory"})
-
-
-@lru_cache(maxsize=4096)
-def _cronsim(expression: str) -> CronSim:
-    return CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC))
 
 
 def _unwrapped(field: str, values: range, names: tuple[str, ...]) -> str:
@@ -178,48 +187,9 @@ def _number(text: str, names: tuple[str, ...]) -> int | None:
 
 
 @lru_cache(maxsize=4096)
-def _ever_comes(expression: str) -> bool:
-    """Tell whether two day fields that must both match ever do; cronsim looks for 50 years."""
-    sim = _cronsim(expression)
-    _, _, day, _, weekday = expression.split()
-    if not sim.day_and or "*" in (day, weekday):
-        return True
-    return next(CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC)), None) is not None
-
-
-@lru_cache(maxsize=4096)
 def _shortest_gap(expression: str) -> timedelta:
-    sim = _cronsim(expression)
-    times = sorted(hour * 60 + minute for hour in sim.hours for minute in sim.minutes)
-    gaps = [later - earlier for earlier, later in pairwise(times)]
-    overnight = times[0] + 24 * 60 - times[-1]
-    if (not gaps or overnight < min(gaps)) and (days := _shortest_day_gap(expression)):
-        gaps.append(overnight + (days - 1) * 24 * 60)
-    return timedelta(minutes=min(gaps)) if gaps else LONGEST_INTERVAL
+    return calendar_of(expression).shortest_gap() or LONGEST_INTERVAL
 
 
-def _shortest_day_gap(expression: str) -> int | None:
-    """The smallest distance, in days, of two days that the expression names (in eight years)."""
-    sim, day = _cronsim(expression), date(2024, 1, 1)
-    shortest, previous = None, None
-    while day.year < 2032 and shortest != 1:
-        if day.month in sim.months and sim.match_day(day):
-            if previous is not None:
-                gap = (day - previous).days
-                shortest = gap if shortest is None else min(shortest, gap)
-            previous = day
-        day += _ONE_DAY
-    return shortest
-
-
-def _midnight_after(instant: datetime, zone: ZoneInfo) -> datetime:
-    tomorrow = instant.astimezone(zone).date() + _ONE_DAY
-    return datetime.combine(tomorrow, time(), tzinfo=zone).astimezone(UTC)
-
-
-def _is_whole_plain_day(first: datetime, midnight: datetime, zone: ZoneInfo, sim: CronSim) -> bool:
-    """Tell whether `first` is its local day's first slot and no clock changes on that day."""
-    local = first.astimezone(zone)
-    begin = datetime.combine(local.date(), time(), tzinfo=zone).astimezone(UTC)
-    is_first = (local.hour, local.minute) == (min(sim.hours), min(sim.minutes))
-    return is_first and midnight - begin == _ONE_DAY
+def _minute_of(wall: datetime) -> datetime:
+    return wall.replace(second=0, microsecond=0)
