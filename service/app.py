@@ -23,6 +23,7 @@ from service.adapters.mongo.client import Client, check_url, connected, require_
 from service.adapters.mongo.jobs import MongoStoredJobs
 from service.adapters.mongo.ledger import MongoLedger
 from service.adapters.mongo.replicas import MongoReplicas
+from service.cases import Cases
 from service.domain.councilor import SchedulePolicy
 from service.domain.severity import SeverityRule
 from service.health import Health
@@ -281,14 +282,21 @@ class _Service:
     @asynccontextmanager
     async def _settling(self, runner: Runner) -> AsyncIterator[Settler]:
         stores = self._stores
+        cases = Cases(
+            stores.agents,
+            stores.ledger,
+            runner,
+            self._telemetry,
+            wall_clock,
+            policy=schedule_policy(self._settings),
+        )
         settler = Settler(
             stores.agents,
             stores.ledger,
             self._jobs,
             runner,
-            self._telemetry,
+            cases,
             wall_clock,
-            policy=schedule_policy(self._settings),
             failed=self._stop.fail,
         )
         try:

@@ -15,7 +15,7 @@ from service.domain.planning import (
     desired_job,
     past_of,
 )
-from service.domain.verdict import SHOWN_RUNS, error_of, upcoming_slots
+from service.domain.verdict import SHOWN_RUNS, error_of, explanation_of, upcoming_slots
 from service.ports import Agents, Ledger, LedgerRow
 
 Item = dict[str, object]
@@ -93,7 +93,9 @@ async def detail_of(job: Job, agents: Agents, ledger: Ledger, now: datetime) -> 
     return {
         **_item(job, document, latest.get(job.agent_id)),
         "verdict": (document.fields or {}).get("councilor_status"),
-        "next_runs": upcoming_slots(timetable, now, SHOWN_RUNS) if timetable is not None else (),
+        "next_runs": upcoming_slots(timetable, now, SHOWN_RUNS, job.skipped_slot)
+        if timetable is not None
+        else (),
         "executions": [row.fields for row in rows],
     }
 
@@ -112,6 +114,7 @@ def _job_of(
     if isinstance(desired, Absence) or desired.agent_id is None:
         return None
     row = stored.get(desired.agent_id)
+    past = past_of((document.fields or {}).get("councilor_status"), row, desired)
     return Job(
         key=desired.key,
         agent_id=desired.agent_id,
@@ -119,11 +122,10 @@ def _job_of(
         state=desired.state,
         spec_hash=desired.spec_hash,
         spec=desired.spec,
-        accepted_at=past_of(
-            (document.fields or {}).get("councilor_status"), row, desired
-        ).accepted_at,
+        accepted_at=past.accepted_at,
         next_run_at=row.next_run_at if row is not None else None,
         problem=desired.problem,
+        skipped_slot=past.skipped_slot,
     )
 
 
@@ -137,7 +139,7 @@ def _item(job: Job, document: AgentDocument, latest: LedgerRow | None) -> Item:
         "state": job.state.value,
         "schedule": f"{schedule.kind}={schedule.text}" if schedule is not None else None,
         "timezone": schedule.zone if schedule is not None else None,
-        "explanation": schedule.explanation if schedule is not None else None,
+        "explanation": explanation_of(job.spec, job.skipped_slot) if job.spec is not None else None,
         "next_run_time": job.next_run_at,
         "last_execution": counted.get("last_execution"),
         "last_severity": latest.fields.get("severity") if latest is not None else None,

@@ -85,6 +85,12 @@ class Agents(Protocol):
         have changed meanwhile, or that refuse it, are left out. Raises Unavailable.
         """
 
+    async def leave_out(self, document: AgentDocument, slot: datetime) -> None:
+        """Let `councilor_status` say that `skip_next` takes out this slot, unless it names another.
+
+        Does nothing where the document has changed. Raises Unavailable, Refused.
+        """
+
     async def clear_verdicts(self, keys: Sequence[DocumentKey]) -> None:
         """Remove `councilor_status` from documents that are no councilors. Raises Unavailable."""
 

@@ -47,6 +47,7 @@ class _Judged:
     past: Past
     has_job: bool
     """Not where another document has the `agent_id`, or there is none."""
+    skipped_slot: datetime | None = None
     untold: Change | None = None
     """What became of the job, to be told when its acceptance is known."""
 
@@ -187,7 +188,7 @@ class Reconciler:
                     if document.fields and "councilor_status" in document.fields:
                         departed.append(document.key)
                     continue
-                verdict = verdict_on(judged.desired, judged.past, now)
+                verdict = verdict_on(judged.desired, judged.past, judged.skipped_slot, now)
                 status = document.fields and document.fields.get("councilor_status")
                 if not is_said(status, verdict):
                     unsaid.append((judged, verdict))
@@ -221,7 +222,13 @@ class Reconciler:
         self._take(actions, counts, told=not is_assumed)
         untold = [action.change for action in actions if is_assumed and isinstance(action, Put)]
         has_job = desired.agent_id is not None
-        return _Judged(document, desired, past, has_job, untold[0] if untold else None)
+        job = self._jobs.of_document(document.key)
+        skipped_slot = job.skipped_slot if job is not None else None
+        if is_assumed and skipped_slot is not None and skipped_slot > now:
+            skipped_slot = None  # it follows from the acceptance, which only the server knows
+        return _Judged(
+            document, desired, past, has_job, skipped_slot, untold[0] if untold else None
+        )
 
     def _past(self, document: AgentDocument, desired: Desired, current: Job | None) -> Past:
         status = document.fields.get("councilor_status") if document.fields is not None else None

@@ -1,7 +1,6 @@
 """What becomes of a slot that came due: re-read the document, decide, and see to its ledger row."""
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -9,52 +8,21 @@ from functools import partial
 
 import structlog
 
+from service.cases import Case, Cases
 from service.domain.catch_up import DueSlots, due_slots
 from service.domain.config import CatchUp, Overlap
-from service.domain.councilor import Councilor, SchedulePolicy, parse_councilor
-from service.domain.execution import (
-    STALE_REQUEST,
-    Claim,
-    Execution,
-    Fire,
-    NotRun,
-    Reason,
-    Status,
-    Stretch,
-    Trigger,
-    order_for,
-)
-from service.domain.planning import (
-    Absence,
-    AgentDocument,
-    Desired,
-    JobSpec,
-    JobState,
-    desired_by,
-    past_of,
-    stored_of,
-)
-from service.domain.schedule import Timetable
+from service.domain.execution import Claim, Fire, Reason, Trigger
+from service.domain.planning import Desired, JobSpec, JobState, Past, past_of, stored_of
 from service.ports import Agents, Clock, JobTable, Ledger, Refused
+from service.requests import Requests
 from service.runner import Runner, cancelled
-from service.telemetry import Telemetry
 
 log = structlog.get_logger()
 
 _TICK = timedelta(microseconds=1)
 _LOOK_AGAIN_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """A slot, with the document as it is now and what that wants."""
-
-    fire: Fire
-    document: AgentDocument
-    councilor: Councilor | None
-    desired: Desired | Absence
-    now: datetime
-    was_full: bool
+CATCH_UP_SPACING = timedelta(milliseconds=50)
+"""After an outage all councilors are late at once: their runs start one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +34,23 @@ class _Start:
     trigger: Trigger
     settles: datetime
     has_more: bool
+    before: datetime
+    """The next slot after now."""
+
+
+class _Pace:
+    """Lets one through at a time, in order, with a distance between two."""
+
+    def __init__(self, spacing: timedelta) -> None:
+        self._spacing = spacing.total_seconds()
+        self._one = asyncio.Lock()
+        self._next = 0.0
+
+    async def turn(self) -> None:
+        async with self._one:
+            now = asyncio.get_running_loop().time()
+            await asyncio.sleep(max(0.0, self._next - now))
+            self._next = max(now, self._next) + self._spacing
 
 
 class Settler:
@@ -77,19 +62,20 @@ class Settler:
         ledger: Ledger,
         jobs: JobTable,
         runner: Runner,
-        telemetry: Telemetry,
+        cases: Cases,
         clock: Clock,
         *,
-        policy: SchedulePolicy,
         failed: Callable[[BaseException], None],
+        catch_up_spacing: timedelta = CATCH_UP_SPACING,
     ) -> None:
         self._agents = agents
         self._ledger = ledger
         self._jobs = jobs
         self._runner = runner
-        self._telemetry = telemetry
+        self._cases = cases
         self._clock = clock
-        self._policy = policy
+        self._requests = Requests(cases, ledger, runner, self._end_of_run)
+        self._catch_up_pace = _Pace(catch_up_spacing)
         self._serving_since = clock()
         self._tasks: dict[object, asyncio.Task[None]] = {}
         self._is_stopped = False
@@ -102,7 +88,7 @@ class Settler:
         going = self._tasks.get(lane)
         if self._is_stopped or (going is not None and not going.done()):
             return
-        work = self._settle_request(fire) if is_request else self._settle_due(fire)
+        work = self._requests.answer(fire) if is_request else self._settle_due(fire)
         task = asyncio.create_task(work, name=f"settle {fire.execution_id}")
         self._tasks[lane] = task
         task.add_done_callback(partial(self._settled, lane))
@@ -143,66 +129,85 @@ class Settler:
 
     async def _settle_next(self, fire: Fire, queued: datetime | None) -> datetime | None:
         """Settle what was missed, and the next start; answers the slot that has to wait instead."""
-        was_full = self._runner.is_full
-        await self._runner.take_place()
-        try:
-            await self._runner.withdraw_doubtful(fire.agent_id)
-            case = await self._look(fire, was_full=was_full)
-            start = await self._next_start(case, queued)
-        except BaseException:
+        case, start = await self._take_place(fire, queued)
+        while start is not None and start.trigger is Trigger.CATCH_UP:
             self._runner.give_place_back()
-            raise
+            has_turn = await self._turn(start.before)
+            case, start = await self._take_place(fire, queued)
+            if has_turn:
+                break
         if start is None:
-            self._runner.give_place_back()
             return None
-        claim = await self._claim(case, start.slot, start.trigger)
+        claim = await self._cases.claim(case, start.slot, start.trigger)
         return await self._after(case, start, claim, was_queued=queued is not None)
 
-    async def _look(self, fire: Fire, *, was_full: bool) -> _Case:
-        """Read the document again, on the primary: what was paused before its slot never runs."""
-        (document,) = await self._agents.read([fire.key])
-        fields = document.fields or {}
-        reading = parse_councilor(fields, self._policy)
-        desired = desired_by(fire.key, reading, document.damage)
-        if document.fields is None or desired.agent_id != fire.agent_id:
-            desired = Absence(fire.key, fire.agent_id, deleted=True)
-        is_ours = isinstance(desired, Desired)  # and not somebody else's since a rename
-        councilor = reading if is_ours and isinstance(reading, Councilor) else None
-        return _Case(fire, document, councilor, desired, self._clock(), was_full)
+    async def _take_place(self, fire: Fire, queued: datetime | None) -> tuple[Case, _Start | None]:
+        """Look what may start, if anything; then a place is taken for it."""
+        was_full = self._runner.is_full
+        await self._runner.take_place()
+        start = None
+        try:
+            await self._runner.withdraw_doubtful(fire.agent_id)
+            case = await self._cases.look(fire)
+            start = await self._next_start(case, queued, was_full=was_full)
+        finally:
+            if start is None:
+                self._runner.give_place_back()
+        return case, start
 
-    async def _next_start(self, case: _Case, queued: datetime | None) -> _Start | None:
+    async def _turn(self, before: datetime) -> bool:
+        """Wait for a turn to catch up; False where a slot that is on time comes first."""
+        try:
+            async with asyncio.timeout((before - self._clock()).total_seconds()):
+                await self._catch_up_pace.turn()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _next_start(
+        self, case: Case, queued: datetime | None, *, was_full: bool
+    ) -> _Start | None:
         """Record what does not run; answers what may start, if anything."""
         desired, fire = case.desired, case.fire
         if not isinstance(desired, Desired) or desired.state is not JobState.SCHEDULED:
-            await self._skip(case, queued or fire.due_at, _reason_of(desired))
+            await self._cases.skip_by_document(case, queued or fire.due_at)
             self._jobs.settle(fire.agent_id, queued or fire.due_at)
             return None
         assert desired.spec is not None
-        slots = await self._due_slots(case, desired, desired.spec, queued)
+        past = self._past(case, desired)
+        slots = await self._due_slots(case, desired.spec, past, queued)
         if slots is None:
             # No slot of what the document says now, after an edit: there is nothing to record.
             self._jobs.settle(fire.agent_id, queued or fire.due_at)
             return None
-        if slots.missed is not None:
-            await self._miss(case, slots.missed, is_outage=slots.last < self._serving_since)
-            self._jobs.settle(fire.agent_id, slots.missed.last)
+        if queued is None and desired.spec.skip_next and past.skipped_slot is None and slots.starts:
+            await self._leave_out(case, slots.starts[0][0])
+            return None
+        await self._record_not_run(case, slots, was_full=was_full)
         if not slots.starts:
-            self._jobs.settle(fire.agent_id, slots.last)
             return None
         (slot, trigger), *more = slots.starts
-        return _Start(desired.spec, slot, trigger, slot if more else slots.last, bool(more))
+        assert past.accepted_at is not None
+        before = desired.spec.timetable(past.accepted_at).next_slot(case.now)
+        settles = slot if more else slots.last
+        return _Start(desired.spec, slot, trigger, settles, bool(more), before)
 
     async def _due_slots(
-        self, case: _Case, desired: Desired, spec: JobSpec, queued: datetime | None
+        self, case: Case, spec: JobSpec, past: Past, queued: datetime | None
     ) -> DueSlots | None:
-        timetable = self._timetable(case, desired, spec)
-        if timetable is None:
+        if past.accepted_at is None:
             return None
+        timetable = spec.timetable(past.accepted_at)
         if queued is not None:
-            is_slot = timetable.latest_slot(queued) == queued
-            return DueSlots(((queued, Trigger.SCHEDULE),), None, queued) if is_slot else None
+            start = (queued, Trigger.SCHEDULE)
+            return DueSlots((start,), None, queued) if timetable.has(queued) else None
         decide = partial(
-            due_slots, spec, timetable, now=case.now, serving_since=self._serving_since
+            due_slots,
+            spec,
+            timetable,
+            now=case.now,
+            serving_since=self._serving_since,
+            left_out=past.skipped_slot if spec.skip_next else None,
         )
         slots = decide(case.fire.due_at)
         if slots is None or slots.is_on_time:
@@ -211,14 +216,34 @@ class Settler:
         settled = await self._ledger.settled_until(case.fire.agent_id, case.fire.due_at)
         return slots if settled is None else decide(settled + _TICK)
 
-    def _timetable(self, case: _Case, desired: Desired, spec: JobSpec) -> Timetable | None:
+    def _past(self, case: Case, desired: Desired) -> Past:
         job = self._jobs.of_agent(case.fire.agent_id)
         status = (case.document.fields or {}).get("councilor_status")
-        past = past_of(status, stored_of(job) if job is not None else None, desired)
-        return spec.timetable(past.accepted_at) if past.accepted_at is not None else None
+        return past_of(status, stored_of(job) if job is not None else None, desired)
+
+    async def _leave_out(self, case: Case, slot: datetime) -> None:
+        """Let the document say that `skip_next` takes out this slot; the next look goes by that."""
+        try:
+            await self._agents.leave_out(case.document, slot)
+        except Refused:
+            # A validator of the user's: the slot is left out all the same, and not remembered.
+            await self._cases.skip(case, slot, Reason.SKIP_NEXT)
+            self._jobs.settle(case.fire.agent_id, slot)
+
+    async def _record_not_run(self, case: Case, slots: DueSlots, *, was_full: bool) -> None:
+        agent_id = case.fire.agent_id
+        if slots.missed is not None:
+            is_outage = slots.last < self._serving_since
+            reason = Reason.CAPACITY if was_full and not is_outage else Reason.OUTAGE
+            await self._cases.miss(case, slots.missed.first, reason, slots.missed)
+            self._jobs.settle(agent_id, slots.missed.last)
+        if slots.skipped is not None:
+            await self._cases.skip(case, slots.skipped, Reason.SKIP_NEXT)
+        if not slots.starts:
+            self._jobs.settle(agent_id, slots.last)
 
     async def _after(
-        self, case: _Case, start: _Start, claim: Claim, *, was_queued: bool
+        self, case: Case, start: _Start, claim: Claim, *, was_queued: bool
     ) -> datetime | None:
         agent_id = case.fire.agent_id
         if claim is Claim.OVERLAPS:
@@ -227,7 +252,7 @@ class Settler:
                 return None
             if start.spec.overlap is Overlap.QUEUE_ONE:
                 return start.slot
-            await self._skip(case, start.slot, Reason.OVERLAP)
+            await self._cases.skip(case, start.slot, Reason.OVERLAP)
         self._jobs.settle(agent_id, start.settles)
         if was_queued and claim is Claim.WON:
             await self._skip_those_that_came_meanwhile(case)
@@ -235,105 +260,15 @@ class Settler:
             await self._runner.end_of_run(agent_id)
         return None
 
-    async def _skip_those_that_came_meanwhile(self, case: _Case) -> None:
+    async def _skip_those_that_came_meanwhile(self, case: Case) -> None:
         """One slot may wait for the end of a run; those that came due while it did are skipped."""
         while (job := self._jobs.of_agent(case.fire.agent_id)) is not None:
             if job.next_run_at is None or job.next_run_at > case.now:
                 return
-            await self._skip(case, job.next_run_at, Reason.OVERLAP)
+            await self._cases.skip(case, job.next_run_at, Reason.OVERLAP)
             self._jobs.settle(job.agent_id, job.next_run_at)
 
     async def _end_of_run(self, agent_id: str) -> None:
         """Wait for the agent's run; where it goes on in another replica, look again in a while."""
         if not await self._runner.end_of_run(agent_id):
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
-
-    async def _settle_request(self, fire: Fire) -> None:
-        """Start what was asked for, once; wait where a run goes on already."""
-        is_new = True
-        while True:
-            step = partial(self._answer_request, fire, is_new)
-            try:
-                if await self._runner.until_available(step):
-                    return
-            except Refused as error:
-                log.exception("slot_not_recorded", agent_id=fire.agent_id, error=str(error))
-                return
-            is_new = False
-            await self._end_of_run(fire.agent_id)
-
-    async def _answer_request(self, fire: Fire, is_new: bool) -> bool:
-        """False where the run has to wait for the end of another."""
-        await self._runner.withdraw_doubtful(fire.agent_id)
-        if await self._ledger.known([fire.execution_id]):
-            return True
-        await self._runner.take_place()
-        try:
-            case = await self._look(fire, was_full=False)
-            may_run = await self._may_run(case, is_new)
-        except BaseException:
-            self._runner.give_place_back()
-            raise
-        if not may_run:
-            self._runner.give_place_back()
-            return True
-        return await self._claim(case, fire.due_at, Trigger.MANUAL) is not Claim.OVERLAPS
-
-    async def _may_run(self, case: _Case, is_new: bool) -> bool:
-        if case.councilor is None or case.document.damage is not None:
-            await self._skip(case, case.fire.due_at, _reason_of(case.desired))
-            return False
-        if is_new and case.now - case.fire.due_at > STALE_REQUEST:
-            await self._record(case, case.fire.due_at, Status.MISSED, Reason.STALE, None)
-            return False
-        return True
-
-    async def _claim(self, case: _Case, slot: datetime, trigger: Trigger) -> Claim:
-        """Claim the slot in the place that was taken; the run goes on by itself where it is won."""
-        assert case.councilor is not None
-        execution_id = replace(case.fire, due_at=slot, trigger=trigger).execution_id
-        execution = Execution(
-            execution_id=execution_id,
-            agent_id=case.fire.agent_id,
-            scheduled_for=slot,
-            trigger=trigger,
-            spec_hash=case.councilor.spec_hash,
-            owner=self._runner.owner,
-            # The same for every try of this process: a claim that seemed lost is known again.
-            nonce=hashlib.sha256(f"{self._runner.owner} {execution_id}".encode()).hexdigest()[:32],
-            started_at=self._clock(),
-        )
-        config = (case.document.fields or {}).get("councilor_config")
-        order = order_for(case.councilor, config, execution, self._runner.policy.timeout)
-        return await self._runner.start(execution, case.fire.key, order)
-
-    async def _skip(self, case: _Case, slot: datetime, reason: Reason) -> None:
-        await self._record(case, slot, Status.SKIPPED, reason, None)
-
-    async def _miss(self, case: _Case, stretch: Stretch, *, is_outage: bool) -> None:
-        was_full = case.was_full and not is_outage
-        reason = Reason.CAPACITY if was_full else Reason.OUTAGE
-        await self._record(case, stretch.first, Status.MISSED, reason, stretch)
-
-    async def _record(
-        self, case: _Case, slot: datetime, status: Status, reason: Reason, stretch: Stretch | None
-    ) -> None:
-        not_run = NotRun(
-            agent_id=case.fire.agent_id,
-            scheduled_for=slot,
-            trigger=case.fire.trigger,
-            status=status,
-            reason=reason,
-            spec_hash=case.desired.spec_hash if isinstance(case.desired, Desired) else None,
-            owner=self._runner.owner,
-            at=case.now,
-            stretch=stretch,
-        )
-        if await self._ledger.record(not_run):
-            self._telemetry.not_run(not_run)
-
-
-def _reason_of(desired: Desired | Absence) -> Reason:
-    if isinstance(desired, Absence):
-        return Reason.DELETED if desired.deleted else Reason.DEMOTED
-    return Reason.PAUSED if desired.state is JobState.PAUSED else Reason.INVALID

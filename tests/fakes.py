@@ -23,7 +23,7 @@ from service.domain.execution import (
 )
 from service.domain.planning import AgentDocument, Job, JobState, StoredJob, stored_of
 from service.domain.severity import Severity
-from service.domain.verdict import Verdict, error_of, upcoming_slots
+from service.domain.verdict import Verdict, error_of, explanation_of, upcoming_slots
 from service.ports import Answer, Dirty, Fired, LedgerRow, Unavailable, WatchLost
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -127,6 +127,13 @@ class FakeAgents:
                 accepted[document.key] = status["accepted_at"]
         return accepted
 
+    async def leave_out(self, document: AgentDocument, slot: datetime) -> None:
+        self.outage.check()
+        fields = self.collection.get(document.key)
+        if fields is not None and self._revision(fields) == document.revision:
+            status = fields.setdefault("councilor_status", {})
+            status.setdefault("skipped_slot", slot)
+
     async def clear_verdicts(self, keys: Sequence[DocumentKey]) -> None:
         self.outage.check()
         for key in keys:
@@ -162,19 +169,32 @@ class FakeAgents:
         accepted_at = old.get("accepted_at") if old.get("spec_hash") == verdict.spec_hash else None
         if accepted_at is None:
             accepted_at = verdict.carried_at or (self._clock() if verdict.spec else None)
-        runs: Sequence[datetime] = ()
+        runs, skipped = list[datetime](), self._skipped(old, verdict)
         if verdict.state is JobState.SCHEDULED and verdict.spec and accepted_at:
-            runs = upcoming_slots(verdict.spec.timetable(accepted_at), self._clock(), 5)
+            runs = [*upcoming_slots(verdict.spec.timetable(accepted_at), self._clock(), 6)]
+            skipped = runs[0] if verdict.skips_first and skipped is None else skipped
+        explanation = verdict.explanation
+        if verdict.spec and skipped is not None:
+            explanation = explanation_of(verdict.spec, skipped)
         return {
             "state": verdict.state.value,
             "spec_hash": verdict.spec_hash,
             "accepted_at": accepted_at,
             "error": error_of(verdict.problem),
-            "explanation": verdict.explanation,
+            "explanation": explanation,
             "timezone": verdict.timezone,
-            "next_runs": list(runs),
+            "next_runs": [slot for slot in runs if slot != skipped][:5],
+            **({"skipped_slot": skipped} if skipped is not None else {}),
             "observed_at": self._clock(),
         }
+
+    def _skipped(self, old: Mapping[str, Any], verdict: Verdict) -> datetime | None:
+        there: datetime | None = old.get("skipped_slot")
+        if verdict.spec is None:
+            return there
+        if not verdict.spec.skip_next:
+            return None
+        return there if there is not None and there <= self._clock() else verdict.skipped_slot
 
 
 def _set(fields: dict[str, Any], path: Sequence[str], value: object) -> None:

@@ -9,6 +9,8 @@ from service.domain.interval import Every
 from service.domain.planning import JobSpec
 from service.domain.schedule import Timetable
 
+_TICK = timedelta(microseconds=1)
+
 MOST_CAUGHT_UP = 100
 """How many missed slots `catch_up: all` runs, the latest ones."""
 PUNCTUAL = timedelta(seconds=15)
@@ -23,6 +25,8 @@ class DueSlots:
     missed: Stretch | None
     last: datetime
     """The latest slot that this settles."""
+    skipped: datetime | None = None
+    """The slot that `skip_next` takes out, where that is the first one."""
 
     @property
     def is_on_time(self) -> bool:
@@ -37,26 +41,39 @@ def due_slots(
     due_at: datetime,
     now: datetime,
     serving_since: datetime,
+    left_out: datetime | None = None,
 ) -> DueSlots | None:
     """Decide on the slots from `due_at` to `now`; None where there is none, after an edit say.
 
     Slots that came due before `serving_since`, or long before `now`, count as missed, and the
-    councilor's `catch_up` says which of them run. Costs the same however many there are.
+    councilor's `catch_up` says which of them run. `left_out` is never among them: the slots before
+    it are decided on first, then it is skipped. Costs the same however many there are.
     """
     last = timetable.latest_slot(now)
-    first = timetable.next_slot(due_at - timedelta(microseconds=1))
+    first = timetable.next_slot(due_at - _TICK)
     if last is None or first > last:
         return None
+    if left_out is not None and first <= left_out <= last and timetable.has(left_out):
+        return _until(left_out, spec, timetable, first)
     if last >= serving_since and now - last <= PUNCTUAL:
         start: tuple[tuple[datetime, Trigger], ...] = ((last, Trigger.SCHEDULE),)
         if first == last:
             return DueSlots(start, None, last)
-        earlier = timetable.latest_slot(last - timedelta(microseconds=1))
+        earlier = timetable.latest_slot(last - _TICK)
         assert earlier is not None  # `first` is one
         caught_up, missed = _caught_up(spec, timetable, first, earlier, None)
         return DueSlots((*caught_up, *start), missed, last)
     starts, missed = _caught_up(spec, timetable, first, last, now)
     return DueSlots(starts, missed, last)
+
+
+def _until(left_out: datetime, spec: JobSpec, timetable: Timetable, first: datetime) -> DueSlots:
+    if first == left_out:
+        return DueSlots((), None, left_out, skipped=left_out)
+    earlier = timetable.latest_slot(left_out - _TICK)
+    assert earlier is not None  # `first` is one
+    starts, missed = _caught_up(spec, timetable, first, earlier, None)
+    return DueSlots(starts, missed, earlier)
 
 
 def _caught_up(
@@ -73,8 +90,7 @@ def _caught_up(
     starts = tuple((slot, Trigger.CATCH_UP) for slot in slots)
     if slots and slots[0] == first:
         return starts, None
-    tick = timedelta(microseconds=1)
-    end = timetable.latest_slot(slots[0] - tick) if slots else last
+    end = timetable.latest_slot(slots[0] - _TICK) if slots else last
     assert end is not None  # `first` is before it
     return starts, Stretch(first, end, timetable.count(first, end))
 
@@ -84,7 +100,7 @@ def _latest_slots(
 ) -> list[datetime]:
     slots = [last]
     while len(slots) < most:
-        earlier = timetable.latest_slot(slots[-1] - timedelta(microseconds=1))
+        earlier = timetable.latest_slot(slots[-1] - _TICK)
         if earlier is None or earlier < first:
             break
         slots.append(earlier)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 LONGEST_PROMPT = 10_000
-_FOR_EVER = datetime(9000, 1, 1, tzinfo=UTC)
+_LONG_AGO, _FOR_EVER = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
 class CatchUp(StrEnum):
@@ -41,7 +41,7 @@ def instant_from(value: object) -> datetime | None:
         aware = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError:
         return None
-    return min(aware, _FOR_EVER)
+    return max(_LONG_AGO, min(aware, _FOR_EVER))
 
 
 @dataclass(frozen=True, slots=True)

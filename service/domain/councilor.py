@@ -69,12 +69,15 @@ class Councilor:
     paused_until: datetime | None
     catch_up: CatchUp
     overlap: Overlap
+    skip_next: bool
     spec_hash: str
     task: Task
     notifications: Notifications
     cwd: str | None
     ai_provider: str | None
     run_requested_at: datetime | None
+    problem: Problem | None
+    """What is wrong beside the configuration, and keeps nothing else from running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +132,24 @@ def parse_councilor(document: Mapping[str, object], policy: SchedulePolicy) -> R
         paused_until=config.schedule.paused_until,
         catch_up=config.schedule.catch_up,
         overlap=config.schedule.overlap,
+        skip_next=config.schedule.skip_next,
         spec_hash=_spec_hash(config.schedule, schedule),
         task=_task(config, name),
         notifications=_notifications(config),
         cwd=_text(document.get("cwd")),
         ai_provider=_text(document.get("ai_provider")),
         run_requested_at=requested_at,
+        problem=_request_problem(document.get("councilor_run_requested_at"), requested_at),
+    )
+
+
+def _request_problem(value: object, requested_at: datetime | None) -> Problem | None:
+    if value is None or requested_at is not None:
+        return None
+    return Problem(
+        "councilor_run_requested_at",
+        f"councilor_run_requested_at is {shown(value)}, not a date: no run was started for it",
+        "write the date of now, such as new Date() in mongosh",
     )
 
 

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     DEMOTED = "demoted"
     DELETED = "deleted"
     INVALID = "invalid"
+    SKIP_NEXT = "skip_next"
     OUTAGE = "outage"
     STALE = "stale"
     CAPACITY = "capacity"

@@ -53,6 +53,7 @@ class JobSpec:
     paused_until: datetime | None
     catch_up: CatchUp
     overlap: Overlap
+    skip_next: bool = False
 
     def timetable(self, accepted_at: datetime) -> Timetable:
         """The slots since the instant at which this spec was accepted."""
@@ -61,7 +62,10 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What one document wants: a job in some state. `spec` is None exactly where it is invalid."""
+    """What one document wants: a job in some state. `spec` is None exactly where it is invalid.
+
+    `problem` says why it is, or what is wrong beside a schedule that runs all the same.
+    """
 
     key: DocumentKey
     agent_id: str | None
@@ -96,6 +100,8 @@ class Job:
     accepted_at: datetime | None
     next_run_at: datetime | None
     problem: Problem | None = None
+    skipped_slot: datetime | None = None
+    """The slot that `skip_next` takes out, or took out when it came."""
 
     @property
     def timetable(self) -> Timetable | None:
@@ -114,11 +120,19 @@ class StoredJob:
     state: str
     accepted_at: datetime | None
     next_run_at: datetime | None
+    skipped_slot: datetime | None = None
 
 
 def stored_of(job: Job) -> StoredJob:
     """A job of this process, as if an earlier one had left it."""
-    return StoredJob(job.agent_id, job.spec_hash, job.state, job.accepted_at, job.next_run_at)
+    return StoredJob(
+        job.agent_id,
+        job.spec_hash,
+        job.state,
+        job.accepted_at,
+        job.next_run_at,
+        job.skipped_slot,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +143,8 @@ class Past:
     """When the present spec was accepted, if it was."""
     oldest_open: datetime | None = None
     """The instant from which slots may be without a ledger row."""
+    skipped_slot: datetime | None = None
+    """The slot that `skip_next` takes out, or took out, as it was decided before."""
 
 
 class Change(StrEnum):
@@ -183,6 +199,7 @@ def desired_by(key: DocumentKey, reading: Reading, damage: str | None) -> Desire
                 JobState.SCHEDULED if reading.enabled else JobState.PAUSED,
                 reading.spec_hash,
                 spec=_spec(reading),
+                problem=reading.problem,
                 run_requested_at=reading.run_requested_at,
             )
         case InvalidCouncilor() if damage is None:
@@ -220,15 +237,20 @@ def past_of(
     where all stored jobs are lost does the status say since when slots may be open: at any other
     time, one without a job is somebody's copy, or was demoted and put back.
     """
-    accepted_at, since = None, None
+    accepted_at, since, skipped_slot = None, None, None
+    if isinstance(status, Mapping):
+        skipped_slot = instant_from(status.get("skipped_slot"))
+    if skipped_slot is None and stored is not None:
+        skipped_slot = stored.skipped_slot
     if isinstance(status, Mapping) and status.get("spec_hash") == desired.spec_hash:
         accepted_at = instant_from(status.get("accepted_at"))
         if are_jobs_lost and status.get("state") == JobState.SCHEDULED:
             since = instant_from(status.get("observed_at"))
     if stored is None or stored.spec_hash != desired.spec_hash:
-        return Past(accepted_at, max(accepted_at, since) if accepted_at and since else None)
+        oldest_open = max(accepted_at, since) if accepted_at and since else None
+        return Past(accepted_at, oldest_open, skipped_slot)
     # The stored one may be the acceptance that a crash kept from being replaced by the server's.
-    return Past(accepted_at or stored.accepted_at, stored.next_run_at)
+    return Past(accepted_at or stored.accepted_at, stored.next_run_at, skipped_slot)
 
 
 def plan(
@@ -262,10 +284,28 @@ def _job(desired: Desired, current: Job | None, past: Past, now: datetime) -> Jo
         next_run_at=None,
         problem=desired.problem,
     )
-    timetable = job.timetable
-    if timetable is None:
-        return job
-    return replace(job, next_run_at=_next_run_at(timetable, job, current, past, now))
+    if job.timetable is not None:
+        next_run_at = _next_run_at(job.timetable, job, current, past, now)
+        job = replace(job, next_run_at=next_run_at)
+    return replace(job, skipped_slot=_skipped_slot(job, past, now))
+
+
+def _skipped_slot(job: Job, past: Past, now: datetime) -> datetime | None:
+    """The slot that `skip_next` takes out: the next one, as of when the flag was first seen.
+
+    One that is over stays: the flag has had its effect, until it is taken away. One that is no
+    slot any more (a pause, an edit) gives way to the next one. While a slot is due and not settled
+    nobody can say whether the flag came before it: whoever settles it decides.
+    """
+    if job.spec is None:
+        return past.skipped_slot
+    if not job.spec.skip_next:
+        return None
+    said, timetable = past.skipped_slot, job.timetable
+    if said is not None and (said <= now or (timetable is not None and timetable.has(said))):
+        return said
+    is_settled = job.next_run_at is not None and job.next_run_at > now
+    return job.next_run_at if is_settled else None
 
 
 def _next_run_at(
@@ -305,4 +345,5 @@ def _spec(councilor: Councilor) -> JobSpec:
         paused_until=councilor.paused_until,
         catch_up=councilor.catch_up,
         overlap=councilor.overlap,
+        skip_next=councilor.skip_next,
     )

@@ -45,6 +45,10 @@ class Timetable:
             return None
         return slot + self.delay
 
+    def has(self, instant: datetime) -> bool:
+        """Tell whether an instant is a slot."""
+        return self.latest_slot(instant) == instant
+
     def count(self, first: datetime, last: datetime) -> int:
         """How many slots lie between two slots, both included."""
         return self.schedule.count(first - self.delay, last - self.delay)

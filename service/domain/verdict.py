@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from service.domain.config import Problem
 from service.domain.cron import Cron
+from service.domain.interval import interval_text
 from service.domain.planning import Desired, JobSpec, JobState, Past
 from service.domain.schedule import Timetable
 
 SHOWN_RUNS = 5
 """How many next runs a verdict shows."""
-_VERDICT_FIELDS = ("state", "spec_hash", "error", "explanation", "timezone")
+_VERDICT_FIELDS = ("state", "spec_hash", "error", "explanation", "timezone", "skipped_slot")
+_ALMOST_A_SECOND = timedelta(milliseconds=999)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +30,60 @@ class Verdict:
     """The acceptance that was lost with the document's status, where a job still knows it."""
     upcoming: tuple[datetime, ...]
     """The next slots of a cron; those of an interval depend on the acceptance."""
+    skipped_slot: datetime | None
+    """The slot that `skip_next` takes out; the first one, where none has been accepted yet."""
+
+    @property
+    def skips_first(self) -> bool:
+        """Tell whether the slot to be taken out follows from an acceptance that is to come."""
+        is_wanted = self.spec is not None and self.spec.skip_next
+        return is_wanted and self.skipped_slot is None and self.carried_at is None
 
 
-def verdict_on(desired: Desired, past: Past, now: datetime) -> Verdict:
+def verdict_on(
+    desired: Desired, past: Past, skipped_slot: datetime | None, now: datetime
+) -> Verdict:
     """The verdict that the document should carry."""
     spec = desired.spec
     upcoming: tuple[datetime, ...] = ()
     if spec is not None and isinstance(spec.schedule, Cron):
         # A few more than are shown: the server drops those that are over by its clock.
-        upcoming = upcoming_slots(spec.timetable(past.accepted_at or now), now, SHOWN_RUNS + 2)
+        upcoming = upcoming_slots(spec.timetable(past.accepted_at or now), now, SHOWN_RUNS + 3)
     return Verdict(
         state=desired.state,
         spec_hash=desired.spec_hash,
         problem=desired.problem,
-        explanation=spec.schedule.explanation if spec is not None else None,
+        explanation=explanation_of(spec) if spec is not None else None,
         timezone=spec.schedule.zone if spec is not None else None,
         spec=spec,
         carried_at=past.accepted_at,
         upcoming=upcoming,
+        skipped_slot=skipped_slot,
     )
 
 
-def upcoming_slots(timetable: Timetable, after: datetime, count: int) -> tuple[datetime, ...]:
-    """The next slots strictly after an instant."""
+SKIPPED_FORMAT = ", except %Y-%m-%d %H:%M:%S UTC"
+
+
+def explanation_of(spec: JobSpec, skipped_slot: datetime | None = None) -> str:
+    """When a councilor runs, in plain English that stays true as time passes."""
+    text = spec.schedule.explanation
+    if spec.delay and isinstance(spec.schedule, Cron):
+        text += f", {interval_text(spec.delay + _ALMOST_A_SECOND)} later"
+    if spec.paused_until is not None:
+        text += f", not before {spec.paused_until:%Y-%m-%d %H:%M:%S} UTC"
+    return text if skipped_slot is None else f"{text}{skipped_slot:{SKIPPED_FORMAT}}"
+
+
+def upcoming_slots(
+    timetable: Timetable, after: datetime, count: int, skipped_slot: datetime | None = None
+) -> tuple[datetime, ...]:
+    """The next slots strictly after an instant, without the one that is skipped."""
     slots: list[datetime] = []
     while len(slots) < count:
-        slots.append(timetable.next_slot(slots[-1] if slots else after))
+        after = timetable.next_slot(after)
+        if after != skipped_slot:
+            slots.append(after)
     return tuple(slots)
 
 
@@ -62,12 +92,16 @@ def is_said(status: object, verdict: Verdict) -> bool:
     if not isinstance(status, Mapping):
         return False
     said = {name: status.get(name) for name in _VERDICT_FIELDS}
+    explanation = verdict.explanation
+    if explanation is not None and verdict.skipped_slot is not None:
+        explanation += f"{verdict.skipped_slot:{SKIPPED_FORMAT}}"
     return _shows_next_runs(status, verdict) and said == {
         "state": verdict.state,
         "spec_hash": verdict.spec_hash,
         "error": error_of(verdict.problem),
-        "explanation": verdict.explanation,
+        "explanation": explanation,
         "timezone": verdict.timezone,
+        "skipped_slot": verdict.skipped_slot if verdict.spec else said["skipped_slot"],
     }
 
 
@@ -84,8 +118,8 @@ def _shows_next_runs(status: Mapping[str, object], verdict: Verdict) -> bool:
         return False
     if verdict.state is JobState.PAUSED:
         return runs == []
-    first = spec.timetable(accepted_at).next_slot(observed_at)
-    return isinstance(runs, list) and runs[:1] == [first]
+    first = upcoming_slots(spec.timetable(accepted_at), observed_at, 1, verdict.skipped_slot)
+    return isinstance(runs, list) and runs[:1] == [*first]
 
 
 def error_of(problem: Problem | None) -> dict[str, str] | None:

@@ -93,7 +93,7 @@ async def next_keys(watch: Watch) -> Sequence[DocumentKey]:
 def verdict_for(document: AgentDocument, past: Past | None = None, now: datetime = NOON) -> Verdict:
     desired = desired_job(document, POLICY)
     assert isinstance(desired, Desired)
-    return verdict_on(desired, past or Past(), now)
+    return verdict_on(desired, past or Past(), None, now)
 
 
 async def test_a_watch_lists_councilors_and_tells_of_changes(side: tuple[Agents, Writer]) -> None:

@@ -205,7 +205,7 @@ def test_anchor_comes_back_from_the_job() -> None:
     """A writer that replaces the whole document wipes the status; the due times stay."""
     desired = councilor_of(fields_of())
     past = past_of(None, stored_of(JOB), desired)
-    assert past.accepted_at == verdict_on(desired, past, NOW).carried_at == ACCEPTED_AT
+    assert past.accepted_at == verdict_on(desired, past, None, NOW).carried_at == ACCEPTED_AT
     assert plan(desired, JOB, past, NOW) == (Keep(),)
 
 
@@ -285,7 +285,7 @@ def test_planning_is_idempotent_and_a_resync_equals_its_reconciles(
 
 def status_of(desired: Desired) -> dict[str, Any]:
     """What the server makes of the verdict."""
-    verdict, spec = verdict_on(desired, Past(), NOW), desired.spec
+    verdict, spec = verdict_on(desired, Past(), None, NOW), desired.spec
     runs: Sequence[datetime] = ()
     if spec is not None and desired.state is JobState.SCHEDULED:
         runs = upcoming_slots(spec.timetable(ACCEPTED_AT), NOW, SHOWN_RUNS)
@@ -315,10 +315,10 @@ VERDICTS = {
 def test_verdict_is_said_once(fields: dict[str, Any], state: JobState) -> None:
     """What a status says is not written again, however late it is, until it changes."""
     desired = councilor_of(fields)
-    status, verdict = status_of(desired), verdict_on(desired, Past(), NOW)
+    status, verdict = status_of(desired), verdict_on(desired, Past(), None, NOW)
     assert verdict.state is state
     assert is_said(status, verdict)
-    assert is_said(status, verdict_on(desired, Past(ACCEPTED_AT), NOW + timedelta(days=3)))
+    assert is_said(status, verdict_on(desired, Past(ACCEPTED_AT), None, NOW + timedelta(days=3)))
     for name in status.keys() - {"observed_at", "accepted_at"}:
         assert not is_said(status | {name: "something else"}, verdict), name
     nothing: tuple[object, ...] = (None, {}, [], "scheduled")
@@ -327,11 +327,11 @@ def test_verdict_is_said_once(fields: dict[str, Any], state: JobState) -> None:
 
 def test_new_pause_is_a_new_verdict() -> None:
     paused = councilor_of(until("18:00"))
-    assert not is_said(status_of(councilor_of(fields_of())), verdict_on(paused, Past(), NOW))
+    assert not is_said(status_of(councilor_of(fields_of())), verdict_on(paused, Past(), None, NOW))
 
 
 def test_verdict_on_a_cron_shows_what_comes() -> None:
-    verdict = verdict_on(councilor_of(CRON), Past(), NOW)
+    verdict = verdict_on(councilor_of(CRON), Past(), None, NOW)
     assert verdict.upcoming[0] == NOW + timedelta(minutes=20)
     assert len(verdict.upcoming) >= SHOWN_RUNS
     assert (verdict.timezone, verdict.problem) == ("UTC", None)

@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.adapters.mongo.keys import key_of
+from service.cases import Cases
 from service.domain.councilor import DocumentKey, SchedulePolicy
 from service.domain.execution import Claim, Execution, Fire, Outcome, Reason, Status, Trigger
 from service.domain.planning import AgentDocument, Desired, Past, Put, desired_job, plan
@@ -63,15 +64,16 @@ class Side:
             owner="replica-1",
             executions=set(),
         )
+        cases = Cases(self.agents, self.ledger, self.runner, telemetry, self.clock, policy=POLICY)
         self.settler = Settler(
             self.agents,
             self.ledger,
             self.jobs,
             self.runner,
-            telemetry,
+            cases,
             self.clock,
-            policy=POLICY,
             failed=self.faults.append,
+            catch_up_spacing=timedelta(0),
         )
 
     def promote(self, agent_id: str = "scout", **schedule: object) -> None:

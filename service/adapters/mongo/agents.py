@@ -18,7 +18,7 @@ from pymongo.write_concern import WriteConcern
 
 from service.adapters.mongo.client import Client, translated, translation_of
 from service.adapters.mongo.keys import LENIENT, id_of, key_of
-from service.adapters.mongo.verdicts import guarded_filter, verdict_update
+from service.adapters.mongo.verdicts import guarded_filter, skipping_update, verdict_update
 from service.adapters.mongo.watch import OpenWatch, RawCollection, opened_stream
 from service.domain.config import instant_from
 from service.domain.councilor import DocumentKey
@@ -117,6 +117,12 @@ class MongoAgents:
             for document, (_, verdict) in zip(judged, verdicts, strict=True)
             if (accepted_at := _accepted_at(document, verdict)) is not None
         }
+
+    async def leave_out(self, document: AgentDocument, slot: datetime) -> None:
+        wanted = guarded_filter(id_of(document.key), document.revision)
+        undecided = {"councilor_status.skipped_slot": {"$not": {"$type": "date"}}}
+        with translated():
+            await self._documents.update_one({**wanted, **undecided}, skipping_update(slot))
 
     async def clear_verdicts(self, keys: Sequence[DocumentKey]) -> None:
         if not keys:

@@ -76,6 +76,7 @@ class MongoStoredJobs:
                 "anchor": job.accepted_at,
                 "spec_hash": job.spec_hash,
                 "state": job.state.value,
+                **({"skipped_slot": job.skipped_slot} if job.skipped_slot is not None else {}),
                 "owner": self._owner,
                 "updated_at": self._clock(),
             },
@@ -95,4 +96,5 @@ def _stored_job(document: Mapping[str, Any]) -> StoredJob | None:
         state=state["state"],
         accepted_at=instant_from(state.get("anchor")),
         next_run_at=instant_from(document.get("next_run_time")),
+        skipped_slot=instant_from(state.get("skipped_slot")),
     )

@@ -1,13 +1,13 @@
 """The update that writes `councilor_status`, and the filter that keeps it off changed documents."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from service.domain.execution import milliseconds
 from service.domain.interval import Every
 from service.domain.planning import JobSpec, JobState
-from service.domain.verdict import SHOWN_RUNS, Verdict, error_of
+from service.domain.verdict import SHOWN_RUNS, SKIPPED_FORMAT, Verdict, error_of
 
 _JUDGED = ("agent_id", "is_councilor", "councilor_config")
 
@@ -30,22 +30,58 @@ def guarded_filter(document_id: Any, revision: object) -> dict[str, Any]:
 def verdict_update(verdict: Verdict) -> list[dict[str, Any]]:
     """Set the status. The first acceptance of a spec is the server's time, and is never moved.
 
-    It is carried over from `carried_at` where the document has lost it.
+    It is carried over from `carried_at` where the document has lost it. A slot that `skip_next` has
+    taken out already stays where it is.
     """
+    left = {"$filter": {"input": "$$slots", "cond": {"$ne": ["$$this", "$$skipped_slot"]}}}
     status = {
         "state": _literal(verdict.state.value),
         "spec_hash": _literal(verdict.spec_hash),
         "accepted_at": "$$accepted_at",
         "error": _literal(error_of(verdict.problem)),
-        "explanation": _literal(verdict.explanation),
+        "explanation": _explanation(verdict),
         "timezone": _literal(verdict.timezone),
-        "next_runs": _next_runs(verdict),
+        "next_runs": {"$slice": [left, SHOWN_RUNS]},
+        "skipped_slot": {"$ifNull": ["$$skipped_slot", "$$REMOVE"]},
         "observed_at": "$$NOW",
     }
     # An expression takes the place of the old value, whatever type that had; a plain document
     # would be merged into it.
-    replacement = {"$let": {"vars": {"accepted_at": _accepted_at(verdict)}, "in": status}}
+    replacement = _let(
+        accepted_at=_accepted_at(verdict),
+        then=_let(
+            slots=_slots(verdict),
+            then=_let(skipped_slot=_skipped_slot(verdict), then=status),
+        ),
+    )
     return [{"$set": {"councilor_status": replacement}}]
+
+
+def skipping_update(slot: datetime) -> list[dict[str, Any]]:
+    """Say that `skip_next` takes out this slot, beside whatever the status says."""
+    is_document = {"$eq": [{"$type": "$councilor_status"}, "object"]}
+    status = {"$cond": [is_document, "$councilor_status", {}]}
+    return [{"$set": {"councilor_status": {"$mergeObjects": [status, {"skipped_slot": slot}]}}}]
+
+
+def _skipped_slot(verdict: Verdict) -> Any:
+    there = "$councilor_status.skipped_slot"
+    if verdict.spec is None:
+        return there
+    if not verdict.spec.skip_next:
+        return None
+    had_effect = [{"$eq": [{"$type": there}, "date"]}, {"$lte": [there, "$$NOW"]}]
+    wanted: Any = _literal(verdict.skipped_slot)
+    if verdict.skips_first:
+        wanted = {"$arrayElemAt": ["$$slots", 0]}
+    return {"$cond": [{"$and": had_effect}, there, wanted]}
+
+
+def _explanation(verdict: Verdict) -> Any:
+    if verdict.explanation is None:
+        return None
+    said = {"$dateToString": {"date": "$$skipped_slot", "format": SKIPPED_FORMAT, "onNull": ""}}
+    return {"$concat": [_literal(verdict.explanation), said]}
 
 
 def _accepted_at(verdict: Verdict) -> dict[str, Any]:
@@ -59,16 +95,16 @@ def _accepted_at(verdict: Verdict) -> dict[str, Any]:
     return {"$cond": [{"$and": accepted_before}, "$councilor_status.accepted_at", otherwise]}
 
 
-def _next_runs(verdict: Verdict) -> dict[str, Any]:
+def _slots(verdict: Verdict) -> dict[str, Any]:
+    """The next slots, one more than are shown."""
     if verdict.state is not JobState.SCHEDULED or verdict.spec is None:
         return _literal([])
     if not isinstance(verdict.spec.schedule, Every):
-        later = {"$filter": {"input": verdict.upcoming, "cond": {"$gt": ["$$this", "$$NOW"]}}}
-        return {"$slice": [later, SHOWN_RUNS]}
-    return _next_interval_runs(verdict.spec, verdict.spec.schedule)
+        return {"$filter": {"input": verdict.upcoming, "cond": {"$gt": ["$$this", "$$NOW"]}}}
+    return _interval_slots(verdict.spec, verdict.spec.schedule)
 
 
-def _next_interval_runs(spec: JobSpec, schedule: Every) -> dict[str, Any]:
+def _interval_slots(spec: JobSpec, schedule: Every) -> dict[str, Any]:
     """Slots are counted from an instant that only the server knows, so the server counts them."""
     period = milliseconds(schedule.period)
     origin = {"$add": ["$$accepted_at", milliseconds(spec.delay)]}
@@ -78,13 +114,12 @@ def _next_interval_runs(spec: JobSpec, schedule: Every) -> dict[str, Any]:
     past = {"$floor": {"$divide": [{"$subtract": [after, "$$origin"]}, period]}}
     first = {"$max": [{"$add": [past, 1]}, 1]}
     slot = {"$add": ["$$origin", {"$multiply": [{"$add": ["$$first", "$$this"]}, period]}]}
-    slots = {"$map": {"input": list(range(SHOWN_RUNS)), "in": slot}}
-    return {
-        "$let": {
-            "vars": {"origin": origin},
-            "in": {"$let": {"vars": {"first": first}, "in": slots}},
-        }
-    }
+    slots = {"$map": {"input": list(range(SHOWN_RUNS + 1)), "in": slot}}
+    return _let(origin=origin, then=_let(first=first, then=slots))
+
+
+def _let(*, then: Any, **variables: Any) -> dict[str, Any]:
+    return {"$let": {"vars": variables, "in": then}}
 
 
 def _literal(value: Any) -> dict[str, Any]:

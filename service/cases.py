@@ -1,0 +1,122 @@
+"""A slot together with its document as it is now: looked at, then claimed or recorded."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from service.domain.councilor import Councilor, SchedulePolicy, parse_councilor
+from service.domain.execution import (
+    Claim,
+    Execution,
+    Fire,
+    NotRun,
+    Reason,
+    Status,
+    Stretch,
+    Trigger,
+    order_for,
+)
+from service.domain.planning import Absence, AgentDocument, Desired, JobState, desired_by
+from service.ports import Agents, Clock, Ledger
+from service.runner import Runner
+from service.telemetry import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A slot, with the document as it is now and what that wants."""
+
+    fire: Fire
+    document: AgentDocument
+    councilor: Councilor | None
+    desired: Desired | Absence
+    now: datetime
+
+
+class Cases:
+    """What settling a slot takes. Each method raises Unavailable."""
+
+    def __init__(
+        self,
+        agents: Agents,
+        ledger: Ledger,
+        runner: Runner,
+        telemetry: Telemetry,
+        clock: Clock,
+        *,
+        policy: SchedulePolicy,
+    ) -> None:
+        self._agents = agents
+        self._ledger = ledger
+        self._runner = runner
+        self._telemetry = telemetry
+        self._clock = clock
+        self._policy = policy
+
+    async def look(self, fire: Fire) -> Case:
+        """Read the document again, on the primary: what was paused before its slot never runs."""
+        (document,) = await self._agents.read([fire.key])
+        fields = document.fields or {}
+        reading = parse_councilor(fields, self._policy)
+        desired = desired_by(fire.key, reading, document.damage)
+        if document.fields is None or desired.agent_id != fire.agent_id:
+            desired = Absence(fire.key, fire.agent_id, deleted=True)
+        is_ours = isinstance(desired, Desired)  # and not somebody else's since a rename
+        councilor = reading if is_ours and isinstance(reading, Councilor) else None
+        return Case(fire, document, councilor, desired, self._clock())
+
+    async def claim(self, case: Case, slot: datetime, trigger: Trigger) -> Claim:
+        """Claim the slot in the place that was taken; the run goes on by itself where it is won."""
+        assert case.councilor is not None
+        execution_id = replace(case.fire, due_at=slot, trigger=trigger).execution_id
+        execution = Execution(
+            execution_id=execution_id,
+            agent_id=case.fire.agent_id,
+            scheduled_for=slot,
+            trigger=trigger,
+            spec_hash=case.councilor.spec_hash,
+            owner=self._runner.owner,
+            # The same for every try of this process: a claim that seemed lost is known again.
+            nonce=hashlib.sha256(f"{self._runner.owner} {execution_id}".encode()).hexdigest()[:32],
+            started_at=self._clock(),
+        )
+        config = (case.document.fields or {}).get("councilor_config")
+        order = order_for(case.councilor, config, execution, self._runner.policy.timeout)
+        return await self._runner.start(execution, case.fire.key, order)
+
+    async def skip(self, case: Case, slot: datetime, reason: Reason) -> None:
+        """Record that this slot does not run. Raises Refused."""
+        await self._record(case, slot, Status.SKIPPED, reason, None)
+
+    async def skip_by_document(self, case: Case, slot: datetime) -> None:
+        """Record that this slot does not run, for what the document says. Raises Refused."""
+        await self.skip(case, slot, _reason_of(case.desired))
+
+    async def miss(
+        self, case: Case, slot: datetime, reason: Reason, stretch: Stretch | None = None
+    ) -> None:
+        """Record that this slot, or a stretch that begins with it, was missed. Raises Refused."""
+        await self._record(case, slot, Status.MISSED, reason, stretch)
+
+    async def _record(
+        self, case: Case, slot: datetime, status: Status, reason: Reason, stretch: Stretch | None
+    ) -> None:
+        not_run = NotRun(
+            agent_id=case.fire.agent_id,
+            scheduled_for=slot,
+            trigger=case.fire.trigger,
+            status=status,
+            reason=reason,
+            spec_hash=case.desired.spec_hash if isinstance(case.desired, Desired) else None,
+            owner=self._runner.owner,
+            at=case.now,
+            stretch=stretch,
+        )
+        if await self._ledger.record(not_run):
+            self._telemetry.not_run(not_run)
+
+
+def _reason_of(desired: Desired | Absence) -> Reason:
+    if isinstance(desired, Absence):
+        return Reason.DELETED if desired.deleted else Reason.DEMOTED
+    return Reason.PAUSED if desired.state is JobState.PAUSED else Reason.INVALID

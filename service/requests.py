@@ -1,0 +1,69 @@
+"""Runs that a document asks for, whatever its schedule says: each value starts one run, once."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import structlog
+
+from service.cases import Case, Cases
+from service.domain.execution import STALE_REQUEST, Claim, Fire, Reason, Trigger
+from service.ports import Ledger, Refused
+from service.runner import Runner
+
+log = structlog.get_logger()
+
+
+class Requests:
+    """Answers run-now requests. `end_of_run` waits for the end of an agent's run."""
+
+    def __init__(
+        self,
+        cases: Cases,
+        ledger: Ledger,
+        runner: Runner,
+        end_of_run: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._cases = cases
+        self._ledger = ledger
+        self._runner = runner
+        self._end_of_run = end_of_run
+
+    async def answer(self, fire: Fire) -> None:
+        """Start what was asked for, once; wait where a run goes on already."""
+        is_new = True
+        while True:
+            step = partial(self._is_answered, fire, is_new)
+            try:
+                if await self._runner.until_available(step):
+                    return
+            except Refused as error:
+                log.exception("slot_not_recorded", agent_id=fire.agent_id, error=str(error))
+                return
+            is_new = False
+            await self._end_of_run(fire.agent_id)
+
+    async def _is_answered(self, fire: Fire, is_new: bool) -> bool:
+        """False where the run has to wait for the end of another."""
+        await self._runner.withdraw_doubtful(fire.agent_id)
+        if await self._ledger.known([fire.execution_id]):
+            return True
+        await self._runner.take_place()
+        try:
+            case = await self._cases.look(fire)
+            may_run = await self._may_run(case, is_new)
+        except BaseException:
+            self._runner.give_place_back()
+            raise
+        if not may_run:
+            self._runner.give_place_back()
+            return True
+        return await self._cases.claim(case, fire.due_at, Trigger.MANUAL) is not Claim.OVERLAPS
+
+    async def _may_run(self, case: Case, is_new: bool) -> bool:
+        if case.councilor is None or case.document.damage is not None:
+            await self._cases.skip_by_document(case, case.fire.due_at)
+            return False
+        if is_new and case.now - case.fire.due_at > STALE_REQUEST:
+            await self._cases.miss(case, case.fire.due_at, Reason.STALE)
+            return False
+        return True
