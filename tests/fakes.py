@@ -24,7 +24,7 @@ from service.domain.execution import (
 from service.domain.planning import AgentDocument, Job, JobState, StoredJob, stored_of
 from service.domain.severity import Severity
 from service.domain.verdict import Verdict, error_of, explanation_of, upcoming_slots
-from service.ports import Answer, Dirty, Fired, LedgerRow, Unavailable, WatchLost
+from service.ports import Answer, Dirty, Fired, LedgerRow, Refused, Unavailable, WatchLost
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -63,6 +63,7 @@ class FakeAgents:
         self.outage = Outage()
         self.opened = 0
         self.reads: list[DocumentKey] = []
+        self.refuses_status = False
         self._clock = clock
         self._events: asyncio.Queue[Dirty | WatchLost] = asyncio.Queue()
 
@@ -129,6 +130,8 @@ class FakeAgents:
 
     async def leave_out(self, document: AgentDocument, slot: datetime) -> None:
         self.outage.check()
+        if self.refuses_status:
+            raise Refused("Document failed validation")
         fields = self.collection.get(document.key)
         if fields is not None and self._revision(fields) == document.revision:
             status = fields.setdefault("councilor_status", {})

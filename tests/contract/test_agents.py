@@ -16,9 +16,22 @@ from service.adapters.mongo.keys import id_of, key_of
 from service.adapters.mongo.stats import CountedRun, counted
 from service.app import wall_clock
 from service.domain.councilor import DocumentKey, SchedulePolicy
-from service.domain.planning import AgentDocument, Desired, Past, desired_job
+from service.domain.planning import (
+    AgentDocument,
+    Desired,
+    JobSpec,
+    Past,
+    desired_job,
+    past_of,
+)
 from service.domain.severity import Severity
-from service.domain.verdict import Verdict, is_said, verdict_on
+from service.domain.verdict import (
+    SKIPPED_FORMAT,
+    Verdict,
+    is_said,
+    upcoming_slots,
+    verdict_on,
+)
 from service.ports import Agents, Watch, WatchLost
 from tests.fakes import NOON, FakeAgents, FakeClock
 
@@ -90,10 +103,20 @@ async def next_keys(watch: Watch) -> Sequence[DocumentKey]:
                 return keys
 
 
-def verdict_for(document: AgentDocument, past: Past | None = None, now: datetime = NOON) -> Verdict:
+def desired_of(document: AgentDocument) -> Desired:
     desired = desired_job(document, POLICY)
     assert isinstance(desired, Desired)
-    return verdict_on(desired, past or Past(), None, now)
+    return desired
+
+
+def desired_spec(document: AgentDocument) -> JobSpec:
+    spec = desired_of(document).spec
+    assert spec is not None
+    return spec
+
+
+def verdict_for(document: AgentDocument, past: Past | None = None, now: datetime = NOON) -> Verdict:
+    return verdict_on(desired_of(document), past or Past(), None, now)
 
 
 async def test_a_watch_lists_councilors_and_tells_of_changes(side: tuple[Agents, Writer]) -> None:
@@ -165,6 +188,73 @@ async def test_a_lost_acceptance_is_carried_over(side: tuple[Agents, Writer]) ->
     (document,) = await agents.read([key])
     verdict = verdict_for(document, Past(accepted_at=NOON))
     assert await agents.write_verdicts([(document, verdict)]) == {key: NOON}
+
+
+def skipping(value: str = "30m", kind: str = "interval", **fields: object) -> dict[str, Any]:
+    promoted = councilor(**fields)
+    promoted["councilor_config"]["schedule"] |= {"type": kind, "value": value, "skip_next": True}
+    return promoted
+
+
+async def status_of(agents: Agents, key: DocumentKey) -> dict[str, Any]:
+    (document,) = await agents.read([key])
+    assert document.fields is not None
+    status = document.fields["councilor_status"]
+    assert isinstance(status, dict)
+    return status
+
+
+@pytest.mark.parametrize(("value", "kind"), [("30m", "interval"), ("*/30 * * * *", "cron")])
+async def test_a_promotion_that_skips_its_first_slot_says_so(
+    side: tuple[Agents, Writer], value: str, kind: str
+) -> None:
+    """The slots follow from the acceptance, which only the server knows."""
+    agents, writer = side
+    key = await writer.put(1, skipping(value, kind))
+    (document,) = await agents.read([key])
+    await agents.write_verdicts([(document, verdict_for(document, now=wall_clock()))])
+    status = await status_of(agents, key)
+    spec = desired_spec(document)
+    slots = upcoming_slots(spec.timetable(status["accepted_at"]), status["observed_at"], 6)
+    assert status["skipped_slot"] == slots[0]
+    assert status["next_runs"] == [*slots[1:]]
+    assert status["explanation"].endswith(f"{slots[0]:{SKIPPED_FORMAT}}")
+    (document,) = await agents.read([key])
+    past = past_of(status, None, desired_of(document))
+    assert is_said(status, verdict_on(desired_of(document), past, past.skipped_slot, wall_clock()))
+
+
+async def test_a_slot_that_has_been_taken_out_stays_so_until_the_flag_goes(
+    side: tuple[Agents, Writer],
+) -> None:
+    agents, writer = side
+    earlier = NOON - timedelta(days=200)
+    key = await writer.put(1, skipping(councilor_status={"skipped_slot": earlier}))
+    (document,) = await agents.read([key])
+    verdict = verdict_on(desired_of(document), Past(), NOON + timedelta(days=999), NOON)
+    await agents.write_verdicts([(document, verdict)])
+    assert (await status_of(agents, key))["skipped_slot"] == earlier
+    key = await writer.put(1, councilor(councilor_status={"skipped_slot": earlier}))
+    (document,) = await agents.read([key])
+    await agents.write_verdicts([(document, verdict_for(document))])
+    assert "skipped_slot" not in await status_of(agents, key)
+
+
+async def test_a_slot_is_left_out_once_and_only_of_what_was_read(
+    side: tuple[Agents, Writer],
+) -> None:
+    agents, writer = side
+    key = await writer.put(1, skipping())
+    (document,) = await agents.read([key])
+    await agents.leave_out(document, NOON)
+    await agents.leave_out(document, NOON + timedelta(hours=1))
+    assert await status_of(agents, key) == {"skipped_slot": NOON}
+    await writer.put(1, skipping("45m", councilor_status={"state": "scheduled"}))
+    await agents.leave_out(document, NOON)
+    assert await status_of(agents, key) == {"state": "scheduled"}
+    (document,) = await agents.read([key])
+    await agents.leave_out(document, NOON)
+    assert await status_of(agents, key) == {"state": "scheduled", "skipped_slot": NOON}
 
 
 async def test_a_verdict_on_a_changed_document_is_not_written(side: tuple[Agents, Writer]) -> None:

@@ -1,0 +1,222 @@
+"""`skip_next`: which slot it takes out, what the verdict says of it, and that it does so once."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from service.domain.catch_up import DueSlots, due_slots
+from service.domain.councilor import DocumentKey
+from service.domain.execution import Reason, Status, Trigger
+from service.domain.planning import AgentDocument, Desired, Job, Keep, Past, Put, desired_job, plan
+from service.domain.verdict import is_said, verdict_on
+from tests.contract.test_agents import POLICY, councilor
+from tests.fakes import NOON
+from tests.unit.test_settler import Side, all_ended, ended
+
+HALF_HOUR, MINUTE, TICK = timedelta(minutes=30), timedelta(minutes=1), timedelta(microseconds=1)
+FIRST, SECOND, THIRD, FOURTH = (NOON + n * HALF_HOUR for n in range(1, 5))
+
+
+def desired_of(**schedule: object) -> Desired:
+    fields = councilor()
+    fields["councilor_config"]["schedule"] |= {"skip_next": True, **schedule}
+    desired = desired_job(AgentDocument(DocumentKey(b"1"), fields), POLICY)
+    assert isinstance(desired, Desired)
+    return desired
+
+
+def planned(
+    now: datetime, said: datetime | None, current: Job | None = None, **schedule: object
+) -> Job:
+    """The job of a councilor accepted at noon, whose status says that a slot is taken out."""
+    past = Past(accepted_at=NOON, skipped_slot=said)
+    (action,) = plan(desired_of(**schedule), current, past, now)
+    if isinstance(action, Keep):
+        assert current is not None
+        return current
+    assert isinstance(action, Put)
+    return action.job
+
+
+OPEN = planned(NOON, None, skip_next=False)  # 12:30 comes due, and is not settled for a while
+PINS: dict[str, Any] = {
+    "the flag is new": ((NOON, None), FIRST),
+    "between slots": ((SECOND + MINUTE, None), THIRD),
+    "seen before": ((NOON, FIRST), FIRST),
+    "it has had its effect": ((SECOND, FIRST), FIRST),
+    "it has had its effect long ago": ((FOURTH, FIRST), FIRST),
+    "no slot any more: the schedule was edited": ((NOON, FIRST + MINUTE), FIRST),
+    "a slot is due: who settles it decides": ((FIRST + MINUTE, None, OPEN), None),
+    "a slot is due, and is the one": ((FIRST + MINUTE, FIRST, OPEN), FIRST),
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), PINS.values(), ids=PINS)
+def test_the_slot_that_is_taken_out(given: Any, expected: datetime | None) -> None:
+    assert planned(*given).skipped_slot == expected
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said", "expected"),
+    [
+        pytest.param({"skip_next": False}, FIRST, None, id="the flag is gone"),
+        pytest.param({"enabled": False}, None, None, id="a pause has no slots"),
+        pytest.param({"enabled": False}, FIRST, FIRST, id="paused after it had its effect"),
+        pytest.param({"enabled": False}, FOURTH, None, id="paused before it came"),
+        pytest.param({"paused_until": "2026-11-23T15:10"}, FOURTH, None, id="paused until later"),
+    ],
+)
+def test_pauses_and_the_slot_that_is_taken_out(
+    schedule: dict[str, Any], said: datetime, expected: datetime | None
+) -> None:
+    job = planned(SECOND + MINUTE, said, **schedule)
+    assert job.skipped_slot == (
+        expected or (job.next_run_at if "paused_until" in schedule else None)
+    )
+
+
+def test_an_invalid_interlude_does_not_arm_the_flag_again() -> None:
+    assert planned(SECOND, FIRST, value="nonsense").skipped_slot == FIRST
+
+
+def test_verdict_names_the_slot_and_leaves_it_out() -> None:
+    desired, past = desired_of(type="cron", value="*/30 * * * *"), Past(accepted_at=NOON)
+    verdict = verdict_on(desired, past, FIRST, NOON)
+    assert FIRST in verdict.upcoming  # the server leaves it out, or keeps an earlier one
+    status = {
+        "state": "scheduled",
+        "spec_hash": desired.spec_hash,
+        "accepted_at": NOON,
+        "observed_at": NOON,
+        "error": None,
+        "explanation": "Every 30 minutes, UTC, except 2026-11-23 12:30:00 UTC",
+        "timezone": "UTC",
+        "next_runs": [SECOND, THIRD],
+        "skipped_slot": FIRST,
+    }
+    assert is_said(status, verdict)
+    for change in ({"skipped_slot": SECOND}, {"next_runs": [FIRST]}, {"explanation": "Hourly"}):
+        assert not is_said(status | change, verdict)
+    gone = verdict_on(
+        desired_of(type="cron", value="*/30 * * * *", skip_next=False), past, None, NOON
+    )
+    assert not is_said(status, gone)
+
+
+def due(left_out: datetime | None, now: datetime, catch_up: str = "once") -> DueSlots | None:
+    spec = desired_of(catch_up=catch_up).spec
+    assert spec is not None
+    return due_slots(spec, spec.timetable(NOON), FIRST, now, now, left_out)
+
+
+OUTAGE_END = FOURTH + MINUTE
+CAUGHT_UP: dict[str, Any] = {
+    "the first of them": (FIRST, "once", ([], 0, FIRST)),
+    "one in between: those before it first": (THIRD, "once", ([], 2, None)),
+    "the latest: nothing is caught up on": (FOURTH, "once", ([], 3, None)),
+    "those before it run where all do": (THIRD, "all", ([FIRST, SECOND], 0, None)),
+    "one that has had its effect": (NOON, "once", ([FOURTH], 3, None)),
+    "one that is still to come": (FOURTH + HALF_HOUR, "skip", ([], 4, None)),
+    "one that is no slot": (FIRST + TICK, "once", ([FOURTH], 3, None)),
+}
+
+
+@pytest.mark.parametrize(("left_out", "catch_up", "expected"), CAUGHT_UP.values(), ids=CAUGHT_UP)
+def test_an_outage_over_the_slot_that_is_taken_out(
+    left_out: datetime, catch_up: str, expected: tuple[list[datetime], int, datetime | None]
+) -> None:
+    slots = due(left_out, OUTAGE_END, catch_up)
+    assert slots is not None
+    missed = slots.missed.count if slots.missed is not None else 0
+    assert ([slot for slot, _ in slots.starts], missed, slots.skipped) == expected
+
+
+@pytest.fixture
+async def side() -> AsyncIterator[Side]:
+    async with ended(Side()) as side:
+        yield side
+
+
+def document_of(side: Side) -> dict[str, Any]:
+    (fields,) = side.agents.collection.values()
+    return fields
+
+
+async def test_the_next_slot_is_skipped_and_the_one_after_it_runs(side: Side) -> None:
+    side.promote(skip_next=True)
+    document_of(side)["councilor_status"] = {"skipped_slot": FIRST}
+    side.come_due(FIRST)
+    await side.settled(1)
+    side.come_due(SECOND)
+    await side.settled(2)
+    await all_ended(side)
+    assert side.rows() == [
+        ("12:30", Status.SKIPPED, Reason.SKIP_NEXT),
+        ("13:00", Status.COMPLETED, None),
+    ]
+
+
+async def test_a_flag_that_is_seen_only_when_the_slot_is_due_skips_it_and_no_other(
+    side: Side,
+) -> None:
+    """Acknowledged a moment before the slot: nobody has said yet which slot it takes out."""
+    side.promote()
+    document_of(side)["councilor_config"]["schedule"]["skip_next"] = True
+    for slot in (FIRST, SECOND):
+        side.come_due(slot)
+        await side.settled(1)
+    await side.settled(2)
+    await all_ended(side)
+    assert document_of(side)["councilor_status"] == {"skipped_slot": FIRST}
+    assert side.rows() == [
+        ("12:30", Status.SKIPPED, Reason.SKIP_NEXT),
+        ("13:00", Status.COMPLETED, None),
+    ]
+
+
+async def test_a_flag_that_names_a_later_slot_lets_this_one_run(side: Side) -> None:
+    side.promote(skip_next=True)
+    document_of(side)["councilor_status"] = {"skipped_slot": SECOND}
+    side.come_due(FIRST)
+    await side.settled(1)
+    await all_ended(side)
+    assert side.rows() == [("12:30", Status.COMPLETED, None)]
+
+
+async def test_slots_around_the_one_that_is_taken_out_have_their_rows_after_an_outage(
+    side: Side,
+) -> None:
+    side.promote(skip_next=True)
+    document_of(side)["councilor_status"] = {"skipped_slot": SECOND}
+    side.come_due(FIRST, late=3 * HALF_HOUR + MINUTE)
+    await side.settled(4)
+    await all_ended(side)
+    assert side.rows() == [
+        ("12:30", Status.MISSED, Reason.OUTAGE),
+        ("13:00", Status.SKIPPED, Reason.SKIP_NEXT),
+        ("13:30", Status.MISSED, Reason.OUTAGE),
+        ("14:00", Status.COMPLETED, None),
+    ]
+    assert side.ledger.rows["exec_scout_1795442400000"]["trigger"] == Trigger.CATCH_UP
+
+
+async def test_a_document_that_cannot_remember_has_its_slot_skipped_all_the_same(
+    side: Side,
+) -> None:
+    """A validator of the user's that refuses `councilor_status`."""
+    side.agents.refuses_status = True
+    side.promote()
+    document_of(side)["councilor_config"]["schedule"]["skip_next"] = True
+    side.come_due(FIRST)
+    await side.settled(1)
+    assert side.rows() == [("12:30", Status.SKIPPED, Reason.SKIP_NEXT)]
+
+
+async def test_a_run_that_was_asked_for_is_not_skipped(side: Side) -> None:
+    side.promote(skip_next=True)
+    side.request(NOON)
+    await side.settled(1)
+    await all_ended(side)
+    assert side.rows() == [("12:00", Status.COMPLETED, None)]
