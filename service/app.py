@@ -147,7 +147,7 @@ class _Service:
         self._telemetry = Telemetry()
         self._health = Health()
         self._stores = stores_of(client, settings, self._id)
-        self._jobs = TimedJobs(self._project)
+        self._jobs = TimedJobs(self._project, wall_clock)
         self._projection = Projection(
             self._stores.stored_jobs, self._jobs, self._telemetry.projection_failed
         )

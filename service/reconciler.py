@@ -215,6 +215,9 @@ class Reconciler:
             self._contenders[desired.agent_id].add(document.key)
             return _Judged(document, contested(desired), Past(), has_job=False)
         self._request(desired)
+        is_told = current is not None and current.problem == desired.problem
+        if desired.spec is not None and desired.problem is not None and not is_told:
+            self._telemetry.request_rejected(desired.agent_id, desired.problem)
         past = self._past(document, desired, current)
         is_assumed = desired.spec is not None and past.accepted_at is None
         assumed = replace(past, accepted_at=_whole_ms(now)) if is_assumed else past

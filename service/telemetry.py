@@ -170,6 +170,12 @@ class Telemetry:
         fields = {"agent_id": agent_id, "error": problem.message, "field": problem.field}
         log.warning(Change.REJECTED.value, **fields)
 
+    def request_rejected(self, agent_id: str | None, problem: Problem) -> None:
+        """A run was asked for in a way that nobody understands; the schedule goes on."""
+        log.warning(
+            "request_rejected", agent_id=agent_id, error=problem.message, field=problem.field
+        )
+
     def job_removed(self, agent_id: str) -> None:
         log.info("job_removed", agent_id=agent_id)
 

@@ -1,9 +1,8 @@
 """The job table on APScheduler 3.11, which keeps the time and nothing else.
 
 What is leaned on beyond its documented interface, and pinned by tests/unit/test_apscheduler.py:
-`BaseScheduler._process_jobs` asks the store for due jobs, hands each with its due times to
-`executor.submit_job`, then asks the trigger with the last due time and writes the answer back;
-`AsyncIOScheduler._start_timer` is given the seconds to sleep; `Job._modify` sets attributes.
+`AsyncIOScheduler.wakeup` calls `_process_jobs`, which is replaced here, and gives the seconds that
+it answers to `_start_timer`; `Job._modify` sets attributes.
 """
 
 import asyncio
@@ -11,8 +10,9 @@ import heapq
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+import structlog
 from apscheduler.executors.base import BaseExecutor
 from apscheduler.job import Job as TimerJob
 from apscheduler.jobstores.base import BaseJobStore, ConflictingIdError, JobLookupError
@@ -23,9 +23,11 @@ from service.domain.councilor import DocumentKey
 from service.domain.execution import Fire
 from service.domain.planning import Job
 from service.domain.schedule import Timetable
-from service.ports import Fired
+from service.ports import Clock, Fired
 
-_LONGEST_SLEEP_SECONDS = 5.0
+log = structlog.get_logger()
+
+LONGEST_SLEEP = timedelta(seconds=5)
 """Timers run on the monotonic clock: waking this often notices a suspended or stepped clock."""
 _SHORTEST_SLEEP_SECONDS = 0.001
 """uvloop rounds less than half a millisecond to nothing, and would spin."""
@@ -141,10 +143,42 @@ class SlotExecutor(BaseExecutor):
         raise NotImplementedError  # `submit_job` keeps no count of instances: the ledger does
 
 
-class _Scheduler(AsyncIOScheduler):
+class SlotScheduler(AsyncIOScheduler):
+    """APScheduler on a clock of ours; every job in `store` has a `SlotTrigger`."""
+
+    def __init__(
+        self, store: HeapJobStore, executor: SlotExecutor, clock: Clock, *, longest_sleep: timedelta
+    ) -> None:
+        self._store = store
+        self._executor = executor
+        self._clock = clock
+        self._longest_seconds = longest_sleep.total_seconds()
+        super().__init__(
+            timezone=UTC, jobstores={"default": store}, executors={"default": executor}
+        )
+
+    def _process_jobs(self) -> float | None:
+        """Hand over what is due and set the next timers; answers the seconds until the first.
+
+        In place of APScheduler's own, which reads the machine's clock, asks each trigger twice, and
+        stops all timers where one trigger fails.
+        """
+        now = self._clock()
+        for job in self._store.get_due_jobs(now):
+            due_at, later = job.next_run_time, None
+            try:
+                self._executor.submit_job(job, [due_at])
+                later = job.trigger.get_next_fire_time(due_at, now)
+            except Exception:
+                log.exception("timer_failed", agent_id=job.id)
+            job._modify(next_run_time=later)
+            self._store.update_job(job)
+        first = self._store.get_next_run_time()
+        return None if first is None else (first - now).total_seconds()
+
     def _start_timer(self, wait_seconds: float | None) -> None:
-        wait = _LONGEST_SLEEP_SECONDS if wait_seconds is None else wait_seconds
-        super()._start_timer(max(_SHORTEST_SLEEP_SECONDS, min(wait, _LONGEST_SLEEP_SECONDS)))
+        wait = self._longest_seconds if wait_seconds is None else wait_seconds
+        super()._start_timer(max(_SHORTEST_SLEEP_SECONDS, min(wait, self._longest_seconds)))
 
 
 class TimedJobs:
@@ -153,17 +187,21 @@ class TimedJobs:
     `changed` is called with the `agent_id` of every job whose next run is another.
     """
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        changed: Callable[[str], None],
+        clock: Clock,
+        *,
+        longest_sleep: timedelta = LONGEST_SLEEP,
+    ) -> None:
         self._changed = changed
         self._jobs: dict[str, Job] = {}
         self._agents: dict[DocumentKey, str] = {}
         self._open: dict[str, datetime] = {}
         self._fired: Fired | None = None
         self._store = HeapJobStore()
-        self._scheduler = _Scheduler(
-            timezone=UTC,
-            jobstores={"default": self._store},
-            executors={"default": SlotExecutor(self._due)},
+        self._scheduler = SlotScheduler(
+            self._store, SlotExecutor(self._due), clock, longest_sleep=longest_sleep
         )
 
     @asynccontextmanager

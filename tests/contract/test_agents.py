@@ -190,7 +190,7 @@ async def test_a_lost_acceptance_is_carried_over(side: tuple[Agents, Writer]) ->
     assert await agents.write_verdicts([(document, verdict)]) == {key: NOON}
 
 
-def skipping(value: str = "30m", kind: str = "interval", **fields: object) -> dict[str, Any]:
+def skipping(value: str = "30m", kind: str = "interval", **fields: Any) -> dict[str, Any]:
     promoted = councilor(**fields)
     promoted["councilor_config"]["schedule"] |= {"type": kind, "value": value, "skip_next": True}
     return promoted

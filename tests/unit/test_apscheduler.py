@@ -12,9 +12,17 @@ from apscheduler.executors.base import BaseExecutor
 from apscheduler.job import Job as TimerJob
 from apscheduler.jobstores.base import ConflictingIdError, JobLookupError
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.schedulers.base import STATE_RUNNING, BaseScheduler
+from apscheduler.schedulers.base import BaseScheduler
+from structlog.testing import capture_logs
 
-from service.adapters.apscheduler import HeapJobStore, SlotExecutor, SlotTrigger, TimedJobs
+from service.adapters.apscheduler import (
+    LONGEST_SLEEP,
+    HeapJobStore,
+    SlotExecutor,
+    SlotScheduler,
+    SlotTrigger,
+    TimedJobs,
+)
 from service.app import wall_clock
 from service.domain.config import CatchUp, Overlap
 from service.domain.councilor import DocumentKey
@@ -154,25 +162,26 @@ def test_what_is_leaned_on_is_there(function: Any, parameters: list[str]) -> Non
     assert list(inspect.signature(function).parameters) == parameters
 
 
-async def test_scheduler_asks_store_then_executor_then_trigger_and_writes_back() -> None:
-    told: list[object] = []
+class Stuck(SlotTrigger):
+    """A trigger with a fault."""
 
-    class Told(HeapJobStore):
-        def update_job(self, job: TimerJob) -> None:
-            told.append(("update", job.next_run_time))
-            super().update_job(job)
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        raise ZeroDivisionError
 
-    executor = SlotExecutor(lambda job_id, due_at: told.append(("submit", job_id, due_at)))
-    scheduler = AsyncIOScheduler(
-        timezone=UTC, jobstores={"default": Told()}, executors={"default": executor}
-    )
-    trigger = SlotTrigger(Timetable(every_from("1h"), FUTURE))
-    scheduler.add_job(print, trigger, id="a", next_run_time=PAST, misfire_grace_time=None)
+
+async def test_one_trigger_that_fails_stops_no_other_timer() -> None:
+    told: list[tuple[str, datetime]] = []
+    store, trigger = HeapJobStore(), SlotTrigger(HOURLY)
+    executor = SlotExecutor(lambda job_id, due_at: told.append((job_id, due_at)))
+    scheduler = SlotScheduler(store, executor, lambda: NOON, longest_sleep=LONGEST_SLEEP)
     scheduler.start(paused=True)
-    scheduler.state = STATE_RUNNING
-    wait_seconds = scheduler._process_jobs()
-    assert told == [("submit", "a", PAST), ("update", FUTURE + HOUR)]
-    assert wait_seconds > 0
+    for job_id, chosen in (("a", Stuck(HOURLY)), ("b", trigger)):
+        scheduler.add_job(print, chosen, id=job_id, next_run_time=NOON, misfire_grace_time=None)
+    with capture_logs() as logs:
+        assert scheduler._process_jobs() == HOUR.total_seconds()
+    assert [(entry["event"], entry["agent_id"]) for entry in logs] == [("timer_failed", "a")]
+    assert told == [("a", NOON), ("b", NOON)]
+    assert [job.next_run_time for job in store.get_all_jobs()] == [NOON + HOUR, None]
     scheduler.shutdown(wait=False)
     await asyncio.sleep(0)
 
@@ -194,7 +203,7 @@ class Table:
     def __init__(self) -> None:
         self.changed: list[str] = []
         self.fires: asyncio.Queue[Fire] = asyncio.Queue()
-        self.jobs = TimedJobs(self.changed.append)
+        self.jobs = TimedJobs(self.changed.append, wall_clock)
 
     def next_run_at(self) -> datetime | None:
         job = self.jobs.of_agent("a")

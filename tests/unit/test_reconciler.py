@@ -266,3 +266,42 @@ async def test_a_deployment_that_can_never_be_watched_ends_the_start() -> None:
     side.agents.watch = refused  # type: ignore[method-assign]
     with pytest.raises(Misconfigured):
         await side.reconciler().watch()
+
+
+async def test_a_request_that_is_no_date_is_told_of_and_stops_nothing() -> None:
+    side = Side()
+    with capture_logs() as logs:
+        async with side.running():
+            side.agents.change(1, councilor(councilor_run_requested_at="yesterday"))
+            await turned_until(lambda: side.status(1))
+            side.change_schedule(1, catch_up="skip")
+            await turned()
+    status = side.status(1) or {}
+    assert (status["state"], status["error"]["field"]) == (
+        "scheduled",
+        "councilor_run_requested_at",
+    )
+    assert '"yesterday"' in status["error"]["message"]
+    assert side.jobs.requests == []
+    assert [log["event"] for log in logs].count("request_rejected") == 1
+
+
+async def test_skip_next_is_pinned_once_and_armed_again_by_taking_it_away() -> None:
+    side = Side()
+    side.agents.change(1, councilor())
+
+    def skipped() -> object:
+        return (side.status(1) or {}).get("skipped_slot")
+
+    async with side.running():
+        side.change_schedule(1, skip_next=True)
+        await turned_until(lambda: skipped() == NOON + HALF_HOUR)
+        side.clock.advance(3 * HALF_HOUR)
+        side.jobs.settle("scout", NOON + 3 * HALF_HOUR)
+        side.change_schedule(1, catch_up="skip")
+        await turned()
+        assert skipped() == NOON + HALF_HOUR, "it has had its effect"
+        side.change_schedule(1, skip_next=False)
+        await turned_until(lambda: skipped() is None)
+        side.change_schedule(1, skip_next=True)
+        await turned_until(lambda: skipped() == NOON + 4 * HALF_HOUR)
