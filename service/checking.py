@@ -1,18 +1,26 @@
 """Judges councilors without running them: the verdict, what it costs, what people get wrong."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from service.domain.advice import Circumstances, misspelt, warnings_on
 from service.domain.councilor import SchedulePolicy
-from service.domain.cron import Cron
 from service.domain.interval import Every
-from service.domain.planning import Absence, AgentDocument, Desired, JobState, desired_job, past_of
+from service.domain.planning import (
+    Absence,
+    AgentDocument,
+    Desired,
+    JobState,
+    contested,
+    desired_job,
+    past_of,
+    skipped_slot_of,
+)
 from service.domain.schedule import Schedule, Timetable
-from service.domain.verdict import error_of, upcoming_slots
+from service.domain.verdict import error_of, explanation_of, upcoming_slots
 
-_MANY_RUNS = 288
-_YEAR = timedelta(days=365)
+_FOUR_YEARS = timedelta(days=4 * 365 + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,67 +41,76 @@ class Finding:
         return self.state == JobState.INVALID
 
 
-def finding_on(
-    document: AgentDocument,
+def findings_on(
+    documents: Sequence[AgentDocument],
     policy: SchedulePolicy,
-    run_timeout: timedelta,
-    at: datetime,
+    seen: Circumstances,
     count: int,
+    *,
+    are_stored: bool,
+) -> list[Finding]:
+    """Judge documents as of `seen.at`; an interval without an anchor counts from there.
+
+    Of several with one `agent_id` the smallest `_id` has it, where they are stored in a database;
+    documents from files need not belong together, and are told of it.
+    """
+    first: dict[str, AgentDocument] = {}
+    for document in sorted(documents, key=lambda document: document.key):
+        agent_id = desired_job(document, policy).agent_id
+        if agent_id is not None:
+            first.setdefault(agent_id, document)
+    findings: list[Finding] = []
+    for document in documents:
+        desired = desired_job(document, policy)
+        is_second = desired.agent_id is not None and first[desired.agent_id] is not document
+        if is_second and are_stored and isinstance(desired, Desired):
+            desired = contested(desired)
+        finding = _finding_on(document, desired, seen, count)
+        if is_second and not are_stored:
+            twice = "another document has this agent_id: only one of them would be scheduled"
+            finding = replace(finding, warnings=(*finding.warnings, twice))
+        findings.append(finding)
+    return findings
+
+
+def _finding_on(
+    document: AgentDocument, desired: Desired | Absence, seen: Circumstances, count: int
 ) -> Finding:
-    """Judge a document as of `at`; an interval without an anchor counts from there."""
-    desired = desired_job(document, policy)
+    fields = document.fields or {}
     if isinstance(desired, Absence):
-        return Finding(desired.agent_id, "not_councilor", None, None, None, (), None, ())
+        doubts = tuple(misspelt(fields))
+        return Finding(desired.agent_id, "not_councilor", None, None, None, (), None, doubts)
+    error = error_of(desired.problem)
     if desired.spec is None:
-        error = error_of(desired.problem)
-        return Finding(desired.agent_id, desired.state, error, None, None, (), None, ())
-    spec = desired.spec
-    accepted_at = _accepted_at(document, desired) or at
-    timetable = spec.timetable(accepted_at)
-    is_paused = desired.state is JobState.PAUSED
-    runs_per_day = _runs_per_day(spec.schedule, at)
+        doubts = tuple(misspelt(fields))
+        return Finding(desired.agent_id, desired.state, error, None, None, (), None, doubts)
+    spec, past = desired.spec, past_of(fields.get("councilor_status"), None, desired)
+    timetable = spec.timetable(past.accepted_at or seen.at)
+    runs_per_day = _runs_per_day(spec.schedule, seen.at)
+    runs: Sequence[datetime] = ()
+    next_slot = timetable.next_slot(seen.at) if desired.state is not JobState.PAUSED else None
+    skipped_slot = skipped_slot_of(spec, timetable, next_slot, past.skipped_slot, seen.at)
+    if next_slot is not None:
+        runs = upcoming_slots(timetable, seen.at, count, skipped_slot)
     return Finding(
         agent_id=desired.agent_id,
         state=desired.state,
-        error=None,
-        explanation=spec.schedule.explanation,
+        error=error,
+        explanation=explanation_of(spec, skipped_slot),
         timezone=spec.schedule.zone,
-        next_runs=() if is_paused else upcoming_slots(timetable, at, count),
-        runs_per_day=round(runs_per_day, 2),
-        warnings=_warnings(spec.schedule, runs_per_day, run_timeout),
+        next_runs=runs,
+        runs_per_day=round(runs_per_day, 4),
+        warnings=warnings_on(fields, spec, runs_per_day, seen),
     )
 
 
-def _accepted_at(document: AgentDocument, desired: Desired) -> datetime | None:
-    status = document.fields.get("councilor_status") if document.fields is not None else None
-    return past_of(status, None, desired).accepted_at
-
-
 def _runs_per_day(schedule: Schedule, at: datetime) -> float:
-    """The average of a year to come; of rarer schedules, of the time to the second run."""
+    """The average of four years to come; of rarer schedules, of the time to the second run."""
     if isinstance(schedule, Every):
         return timedelta(days=1) / schedule.period
-    timetable = Timetable(schedule, at - _YEAR)
+    timetable = Timetable(schedule, at)
     first = timetable.next_slot(at)
-    last = timetable.latest_slot(at + _YEAR)
+    last = timetable.latest_slot(at + _FOUR_YEARS)
     if last is None or last <= first:
-        return timedelta(days=1) / (timetable.next_slot(first) - first)
-    return timetable.count(first, last) / 365
-
-
-def _warnings(schedule: Schedule, runs_per_day: float, run_timeout: timedelta) -> list[str]:
-    warnings: list[str] = []
-    if runs_per_day > _MANY_RUNS:
-        warnings.append(f"runs {runs_per_day:,.0f} times a day: each run costs what an agent costs")
-    if schedule.shortest_gap < run_timeout:
-        warnings.append(
-            "a run may take longer than the time to the next one (SCHEDULER_RUN_TIMEOUT); "
-            "slots that come due meanwhile are skipped or queued"
-        )
-    if isinstance(schedule, Cron):
-        day, weekday = schedule.expression.split()[2], schedule.expression.split()[4]
-        if not day.startswith("*") and not weekday.startswith("*"):
-            warnings.append("both day fields are set: it runs on days that match either of them")
-        if day == "31":
-            warnings.append("the 31st: months that have none are left out")
-    return warnings
+        last = timetable.next_slot(first)
+    return (timetable.count(first, last) - 1) * timedelta(days=1) / (last - first)

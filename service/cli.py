@@ -20,7 +20,8 @@ from service.adapters.mongo.client import connected
 from service.adapters.mongo.files import documents_in
 from service.adapters.mongo.replica_set import initiate
 from service.app import Stop, Stores, mongodb_url, schedule_policy, serve, stores_of, wall_clock
-from service.checking import Finding, finding_on
+from service.checking import findings_on
+from service.domain.advice import Circumstances
 from service.domain.config import instant_from
 from service.domain.councilor import InvalidCouncilor, parse_councilor
 from service.domain.interval import ScheduleError, interval_from
@@ -257,7 +258,8 @@ def check(
         list[str] | None, typer.Argument(metavar="[AGENT_ID]...", help="Default: all councilors.")
     ] = None,
     files: Annotated[
-        list[Path] | None, typer.Option("--file", help="JSON with one document or a list.")
+        list[Path] | None,
+        typer.Option("--file", help="JSON with one document or a list, or a folder of such files."),
     ] = None,
     at: Annotated[str | None, typer.Option(metavar="INSTANT", help="Judge as of then.")] = None,
     count: Annotated[int, typer.Option(min=0, max=1000, help="How many next runs.")] = 5,
@@ -267,16 +269,21 @@ def check(
     settings = settings_from_environment()
     instant = _instant(at) if at is not None else wall_clock()
 
-    def judged(documents: list[AgentDocument]) -> list[Finding]:
-        policy, run_timeout = schedule_policy(settings), settings.scheduler_run_timeout
-        return [finding_on(doc, policy, run_timeout, instant, count) for doc in documents]
-
+    if files and agent_ids:
+        raise typer.BadParameter("give either agents or files")
     if files:
-        found = [document for file in files for document in documents_in(file)]
+        found = [each for file in files for each in documents_in(file)]
     else:
-        found = _with_stores(lambda stores, _: _found(stores, agent_ids))
-    findings = judged(found)
-    tables.show_findings(findings, as_json=as_json)
+        stored = _with_stores(lambda stores, _: _found(stores, agent_ids))
+        found = [(document, "") for document in stored]
+    findings = findings_on(
+        [document for document, _ in found],
+        schedule_policy(settings),
+        Circumstances(settings.scheduler_run_timeout, instant),
+        count,
+        are_stored=not files,
+    )
+    tables.show_findings(findings, [source for _, source in found], as_json=as_json)
     if any(finding.is_invalid for finding in findings):
         raise typer.Exit(FAILED)
 

@@ -1,12 +1,15 @@
 """Tables for people, JSON for programs: what the commands print."""
 
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 
 import orjson
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -68,27 +71,69 @@ def show_history(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None
     _print(table, "no executions" if not rows else None)
 
 
-def show_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
-    """Print what `check` found."""
+def show_findings(findings: Sequence[Finding], sources: Sequence[str], *, as_json: bool) -> None:
+    """Print what `check` found, each with the file that it is about, if any."""
     if as_json:
         _print_json([asdict(finding) for finding in findings])
         return
-    table = _table("agent", "state", "what it means", "next run (UTC)", "runs a day")
-    for finding in findings:
-        meaning = Text(finding.explanation or "")
-        if finding.error is not None:
-            meaning = Text(f"{finding.error['message']}\n→ {finding.error['hint']}", style="red")
-        for warning in finding.warnings:
-            meaning.append(f"\n! {warning}", style="yellow")
-        runs = finding.runs_per_day
-        table.add_row(
-            Text(finding.agent_id or "(no agent_id)"),
-            _coloured(finding.state),
-            meaning,
-            _instant(finding.next_runs[0]) if finding.next_runs else "",
-            f"{runs:g}" if runs is not None else "",
+    if not findings:
+        _console().print("no councilors")
+        return
+    console = _console()
+    widths = (min(30, max(12, *(len(finding.agent_id or "") for finding in findings))), 13, 19, 10)
+    titles = ("agent", "state", "next run (UTC)", "runs a day", "what it means")
+    console.print(_row(widths, *(Text(title, style="bold") for title in titles)))
+    for finding, source in zip(findings, sources, strict=True):
+        row = _row(
+            widths,
+            Text(finding.agent_id or "(none)"),
+            _coloured(finding.state.replace("_", " ")),
+            Text(_instant(finding.next_runs[0]) if finding.next_runs else ""),
+            Text(_rate(finding.runs_per_day)),
+            Text(finding.explanation or ""),
         )
-    _print(table, "no councilors" if not findings else None)
+        console.print(row)
+        for note in _notes(finding, source):
+            console.print(Padding(note, (0, 0, 0, 4), expand=False))
+    console.print(Text(f"\n{_summary(findings)}"))
+
+
+def _row(widths: Sequence[int], *cells: Text) -> Table:
+    """One row of a table; what is to be said at length stands in lines of its own below."""
+    row = Table(box=None, pad_edge=False, show_header=False)
+    for width in widths:
+        row.add_column(width=width, overflow="fold")
+    row.add_column(overflow="fold")
+    row.add_row(*cells)
+    return row
+
+
+def _notes(finding: Finding, source: str) -> Iterator[Text]:
+    if source and (finding.error is not None or finding.warnings):
+        yield Text(source, style="dim")
+    if finding.error is not None:
+        field, message = finding.error["field"], finding.error["message"]
+        said = message if message.startswith(field) else f"{field}: {message}"
+        yield Text(said, style="red")
+        yield Text(f"→ {finding.error['hint']}", style="red")
+    for warning in finding.warnings:
+        yield Text(f"! {warning}", style="yellow")
+
+
+def _rate(runs_per_day: float | None) -> str:
+    if runs_per_day is None:
+        return ""
+    if runs_per_day < 1:
+        return f"{runs_per_day:.2g}"
+    return f"{runs_per_day:,.2f}".rstrip("0").rstrip(".")
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    """How many there are, and the price of them all."""
+    counts = Counter(finding.state for finding in findings)
+    states = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in counts.items())
+    runs = sum(f.runs_per_day or 0 for f in findings if f.state == "scheduled")
+    return f"{states}: {runs:,.1f} runs a day, {30 * runs:,.0f} in 30 days"
 
 
 def _table(*columns: str) -> Table:
@@ -99,10 +144,14 @@ def _table(*columns: str) -> Table:
 
 
 def _print(table: Table, instead: str | None) -> None:
-    console = Console()
-    if not console.is_terminal:
+    _console().print(instead if instead is not None else table)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 200  # a pipe has no width of its own
-    console.print(instead if instead is not None else table)
+    return console
 
 
 def _print_json(content: object) -> None:

@@ -12,7 +12,8 @@ LAST, LAST_WORKING_DAY = CronSim.LAST, CronSim.LAST_WEEKDAY
 """How cronsim writes `L` (also as the second part of a weekday's pair) and `LW`."""
 _DAY = timedelta(days=1)
 _MINUTES_A_DAY = 24 * 60
-_MONTH_LENGTHS = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+MONTH_LENGTHS = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+"""By the number of the month, in leap years."""
 _YEARS_OF_ALL_SHAPES = range(2000, 2028)
 """Within 28 years each month begins on each day of the week, in leap years too."""
 
@@ -38,7 +39,7 @@ class Calendar:
         self.hours = tuple(sorted(self._fields.hours))
         self.months = tuple(sorted(self._fields.months))
         self._days: dict[tuple[int, int], tuple[int, ...]] = {}
-        alike = {_MONTH_LENGTHS[month]: month for month in self.months}.values()
+        alike = {MONTH_LENGTHS[month]: month for month in self.months}.values()
         self.ever_comes = any(
             self._days_in(*month) for month in product(_YEARS_OF_ALL_SHAPES, alike)
         )

@@ -10,7 +10,7 @@ from cronsim import CronSimError
 from service.domain.calendar import calendar_of
 from service.domain.interval import LONGEST_INTERVAL, ScheduleError, quoted
 from service.domain.wording import cron_in_words
-from service.domain.zones import Span, instant_of, known_zones, local, span_at
+from service.domain.zones import Span, instant_of, known_zones, local, span_at, zone_meant_by
 
 _TICK = timedelta(microseconds=1)
 _MINUTE = timedelta(minutes=1)
@@ -31,6 +31,7 @@ _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT",
 _WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 _FIELD_VALUES = (range(60), range(24), range(1, 32), range(1, 13), range(7))
 _FIELD_NAMES: tuple[tuple[str, ...], ...] = ((), (), (), ("", *_MONTHS), _WEEKDAYS)
+_ZONE_HINT = 'write an IANA name, such as "Europe/Berlin" or "UTC"'
 _RANGE = re.compile(r"([A-Z0-9]+)-([A-Z0-9]+)(?:/([0-9]+))?")
 
 
@@ -126,11 +127,9 @@ def cron_from(text: str, zone: str) -> Cron:
     ScheduleError for anything else, for dates that never come (`0 0 30 2 *`), and for seconds.
     """
     if zone not in known_zones():
-        raise ScheduleError(
-            f"{quoted(zone)} is not a known time zone",
-            'write an IANA name, such as "Europe/Berlin" or "UTC"',
-            part="timezone",
-        )
+        meant = zone_meant_by(zone)
+        hint = f'did you mean "{meant}"?' if meant is not None else _ZONE_HINT
+        raise ScheduleError(f"{quoted(zone)} is not a known time zone", hint, part="timezone")
     source = " ".join(text.split()) if text.isascii() else text
     fields = _MACROS.get(source.lower(), source).upper().split()
     hint = 'write five fields, minute hour day month weekday: "0 9 * * 1" is Mondays at 9'

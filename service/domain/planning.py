@@ -287,25 +287,30 @@ def _job(desired: Desired, current: Job | None, past: Past, now: datetime) -> Jo
     if job.timetable is not None:
         next_run_at = _next_run_at(job.timetable, job, current, past, now)
         job = replace(job, next_run_at=next_run_at)
-    return replace(job, skipped_slot=_skipped_slot(job, past, now))
+    if job.spec is None:
+        return replace(job, skipped_slot=past.skipped_slot)
+    skipped_slot = skipped_slot_of(job.spec, job.timetable, job.next_run_at, past.skipped_slot, now)
+    return replace(job, skipped_slot=skipped_slot)
 
 
-def _skipped_slot(job: Job, past: Past, now: datetime) -> datetime | None:
+def skipped_slot_of(
+    spec: JobSpec,
+    timetable: Timetable | None,
+    next_run_at: datetime | None,
+    said: datetime | None,
+    now: datetime,
+) -> datetime | None:
     """The slot that `skip_next` takes out: the next one, as of when the flag was first seen.
 
-    One that is over stays: the flag has had its effect, until it is taken away. One that is no
-    slot any more (a pause, an edit) gives way to the next one. While a slot is due and not settled
-    nobody can say whether the flag came before it: whoever settles it decides.
+    One that was `said` and is over stays: the flag has had its effect, until it is taken away. One
+    that is no slot any more (a pause, an edit) gives way to the next. While a slot is due and not
+    settled nobody can say whether the flag came before it: whoever settles it decides.
     """
-    if job.spec is None:
-        return past.skipped_slot
-    if not job.spec.skip_next:
+    if not spec.skip_next:
         return None
-    said, timetable = past.skipped_slot, job.timetable
     if said is not None and (said <= now or (timetable is not None and timetable.has(said))):
         return said
-    is_settled = job.next_run_at is not None and job.next_run_at > now
-    return job.next_run_at if is_settled else None
+    return next_run_at if next_run_at is not None and next_run_at > now else None
 
 
 def _next_run_at(

@@ -34,7 +34,7 @@ def _days(calendar: Calendar) -> str:
     if dates is None and weekdays is None:
         return " ".join(filter(None, ("every day", _in_months(calendar))))
     if dates is not None and weekdays is not None and calendar.needs_both_days:
-        numbers = [_ordinal(day) for day in sorted(calendar.dates) if day > 0]
+        numbers = [ordinal(day) for day in sorted(calendar.dates) if day > 0]
         special = [text for day, text in _SPECIAL_DATES.items() if day in calendar.dates]
         return f"{weekdays}, if that is the {_joined([*numbers, *special], 'or')} of the month"
     return ", and ".join(filter(None, (dates, weekdays)))
@@ -56,12 +56,12 @@ def _dates(calendar: Calendar) -> str | None:
 
 def _numbered(numbers: Sequence[int]) -> str:
     step = _step(numbers)
-    first, last = _ordinal(numbers[0]), _ordinal(numbers[-1])
+    first, last = ordinal(numbers[0]), ordinal(numbers[-1])
     if step == 1 and len(numbers) > 2:
         return f"the {first} to {last}"
     if step is not None and len(numbers) > 3:
-        return f"every {_ordinal(step)} day from the {first} to the {last}"
-    return f"the {_joined([_ordinal(day) for day in numbers])}"
+        return f"every {ordinal(step)} day from the {first} to the {last}"
+    return f"the {_joined([ordinal(day) for day in numbers])}"
 
 
 def _weekdays(calendar: Calendar) -> str | None:
@@ -145,7 +145,7 @@ def _hours_listed(hours: Sequence[int]) -> str:
     if len(hours) == 24:
         return "every hour"
     if len(hours) > 3 and step is not None:
-        every = "the hours" if step == 1 else f"every {_ordinal(step)} hour"
+        every = "the hours" if step == 1 else f"every {ordinal(step)} hour"
         return f"{every} from {hours[0]:02} to {hours[-1]:02}"
     word = "hours" if len(hours) > 1 else "hour"
     return f"the {word} {_joined([f'{hour:02}' for hour in hours])}"
@@ -169,7 +169,8 @@ def _time(hour: int, minute: int) -> str:
     return f"{hour:02}:{minute:02}"
 
 
-def _ordinal(number: int) -> str:
+def ordinal(number: int) -> str:
+    """`1st`, `2nd`, `11th` and so on."""
     ending = "th" if 10 < number < 14 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
 

@@ -41,6 +41,21 @@ def known_zones() -> frozenset[str]:
     return frozenset(zoneinfo.available_timezones() - {"localtime", "Factory"})
 
 
+def zone_meant_by(text: str) -> str | None:
+    """The known zone that `berlin` or `europe/berlin` stands for, say, if there is one."""
+    return _zones_by_other_names().get(text.strip().replace(" ", "_").lower())
+
+
+@lru_cache(maxsize=1)
+def _zones_by_other_names() -> dict[str, str]:
+    """Areas before legacy names, and the shorter first: `Berlin` is in Europe."""
+    zones = sorted(known_zones(), key=lambda zone: ("/" not in zone, len(zone), zone))
+    names = {zone.lower(): zone for zone in zones}
+    for zone in zones:
+        names.setdefault(zone.split("/")[-1].lower(), zone)
+    return names
+
+
 def span_at(zone: str, instant: datetime) -> Span:
     """The span of a known zone that an instant lies in; spans end with the year, too."""
     spans = _spans(zone, instant.astimezone(UTC).year)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.checking import Finding, finding_on
+from service.checking import Finding, findings_on
+from service.domain.advice import Circumstances
 from service.domain.councilor import DocumentKey, SchedulePolicy
 from service.domain.planning import AgentDocument, Desired, desired_job
 
@@ -25,7 +26,9 @@ def document(schedule: Fields, **fields: Any) -> AgentDocument:
 
 def found(schedule: Fields, at: datetime = AT, count: int = 5, **fields: Any) -> Finding:
     judged = document(schedule, **fields)
-    return finding_on(judged, SchedulePolicy(), timedelta(minutes=30), at, count)
+    seen = Circumstances(timedelta(minutes=30), at)
+    (finding,) = findings_on([judged], SchedulePolicy(), seen, count, are_stored=True)
+    return finding
 
 
 def interval(value: str, **more: object) -> Fields:
@@ -45,7 +48,7 @@ def test_interval_without_an_anchor_counts_from_then() -> None:
         timezone=None,
         next_runs=(AT + 8 * HOUR, AT + 16 * HOUR),
         runs_per_day=3.0,
-        warnings=[],
+        warnings=(),
     )
 
 
@@ -89,12 +92,12 @@ def test_paused_councilor_has_no_next_runs() -> None:
 
 RATES = {
     "interval": (interval("90m"), 16.0),
-    "rare interval": (interval("2w"), 0.07),
+    "rare interval": (interval("2w"), 0.0714),
     "minutely": (cron("* * * * *"), 1440.0),
-    "working days": (cron("0 9 * * 1-5"), 0.72),
-    "weekly": (cron("@weekly"), 0.14),
+    "working days": (cron("0 9 * * 1-5"), 0.7149),
+    "weekly": (cron("@weekly"), 0.1429),
     "with clock changes": (cron("@daily", timezone="Europe/Berlin"), 1.0),
-    "leap days": (cron("0 0 29 2 *"), 0.0),
+    "leap days": (cron("0 0 29 2 *"), 0.0007),
 }
 
 
@@ -103,23 +106,105 @@ def test_runs_per_day(schedule: Fields, runs_per_day: float) -> None:
     assert found(schedule).runs_per_day == runs_per_day
 
 
-LONGER = "a run may take longer"
+BERLIN, HAVANA, LORD_HOWE = "Europe/Berlin", "America/Havana", "Australia/Lord_Howe"
+LONGER = "a run may take 30m (SCHEDULER_RUN_TIMEOUT), the next one comes after"
+EITHER, BOTH = "days that match either of them", "only on days that match both"
 WARNINGS: dict[str, tuple[Fields, list[str]]] = {
-    "nothing to say": (cron("0 9 * * 1"), []),
-    "as long as a run may take": (cron("*/30 * * * *"), []),
+    "nothing to say": (cron("0 9 * * 1", timezone=BERLIN), []),
+    "as long as a run may take": (cron("*/30 * * * *", timezone=BERLIN), []),
     "shorter than a run may take": (cron("*/29 * * * *"), [LONGER]),
+    "shorter, and queued": (cron("*/29 * * * *", overlap="queue_one"), ["during a run waits"]),
+    "288 are not many": (interval("5m"), [LONGER]),
     "expensive": (interval("1m"), ["1,440 times a day", LONGER]),
-    "either day": (cron("0 9 13 * 5"), ["both day fields"]),
-    "a star in a day field": (cron("0 9 */2 * 5"), []),
-    "short months": (cron("0 9 31 * *"), ["the 31st"]),
+    "either day": (cron("0 9 13 * 5"), [EITHER]),
+    "a star in a day field": (cron("0 9 */2 * 5"), [BOTH]),
+    "the 31st": (cron("0 9 31 * *"), ["the 31st: months that have none"]),
+    "the 31st in a list": (cron("0 9 15,31 * *"), ["the 31st: months that have none"]),
+    "the 31st of months that have one": (cron("0 9 31 1,3,5 *"), []),
+    "the end of the month, as days": (cron("0 9 25-31 * *"), []),
+    "the end of the month": (cron("0 9 L * *"), []),
+    "the 30th": (cron("0 9 30 * *"), ["the 30th: months that have none"]),
+    "the 30th but in February": (cron("0 9 30 4-10 *"), []),
+    "the 29th": (cron("0 9 29 * *"), ["but for leap years"]),
+    "every second day": (cron("0 9 */2 * *"), []),
+    "in the gap and the overlap": (
+        cron("30 2 * * *", timezone=BERLIN),
+        [
+            "from 02:00 to 03:00 on 2027-03-28: 02:30 is not there that day, it runs at 03:00",
+            "from 03:00 to 02:00 on 2027-10-31: 02:30 comes twice that day, it runs the first time",
+        ],
+    ),
+    "in the gap only": (
+        cron("0 2 28 3 *", timezone=BERLIN),
+        ["on 2027-03-28: 02:00 is not there that day, it runs at 03:00"],
+    ),
+    "not on a day of change": (cron("30 2 * * 1", timezone=BERLIN), []),
+    "steps in the gap and the overlap": (
+        cron("*/30 2 * * *", timezone=BERLIN),
+        ["nothing runs then", "it runs both times"],
+    ),
+    "half an hour": (
+        cron("45 1 * * *", timezone=LORD_HOWE),
+        ["from 02:00 to 01:30 on 2027-04-04: 01:45 comes twice"],
+    ),
+    "a day without midnight": (
+        cron("@daily", timezone=HAVANA),
+        ["00:00 is not there that day, it runs at 01:00", "00:00 comes twice"],
+    ),
+    "a zone that means nothing": (interval("8h", timezone=BERLIN), ["timezone is for crons"]),
+    "a spread longer than the gap": (cron("*/30 * * * *", spread="9h"), ["spread delays it by"]),
+    "a misspelt field": (cron("0 9 * * 1", timeZone=BERLIN), ["did you mean timezone?"]),
+    "another way of writing": (interval("8h", **{"catch-up": "skip"}), ["did you mean catch_up?"]),
+    "fields of somebody else's": (interval("8h", version=2, notes="x"), []),
 }
 
 
 @pytest.mark.parametrize(("schedule", "expected"), WARNINGS.values(), ids=WARNINGS)
 def test_what_people_get_wrong_is_a_warning(schedule: Fields, expected: list[str]) -> None:
     warnings = found(schedule).warnings
-    assert len(warnings) == len(expected)
-    assert all(words in warning for words, warning in zip(expected, warnings, strict=True))
+    assert len(warnings) == len(expected), warnings
+    for words, warning in zip(expected, warnings, strict=True):
+        assert words in warning
+
+
+MISSPELT = {
+    "is_councillor": ({"is_councillor": True, "is_councilor": None}, "did you mean is_councilor?"),
+    "run now": ({"councilor_run_request_at": AT}, "did you mean councilor_run_requested_at?"),
+}
+
+
+@pytest.mark.parametrize(("fields", "words"), MISSPELT.values(), ids=MISSPELT)
+def test_fields_of_the_document_that_nobody_reads(fields: Fields, words: str) -> None:
+    (warning,) = found(interval("8h"), **fields).warnings
+    assert words in warning
+
+
+def test_misspelt_prompt_is_an_error_and_the_warning_says_why() -> None:
+    task = {"name": "Audit", "promt": "Look"}
+    finding = found(interval("8h"), councilor_config={"schedule": interval("8h"), "task": task})
+    assert finding.error is not None
+    assert finding.error["field"] == "councilor_config.task.prompt"
+    assert "did you mean prompt?" in finding.warnings[0]
+
+
+@pytest.mark.parametrize("are_stored", [True, False])
+def test_two_documents_with_one_agent_id(are_stored: bool) -> None:
+    """In a database the smaller `_id` has it; files need not belong together."""
+    both = [
+        AgentDocument(DocumentKey(key), document(interval("8h")).fields) for key in (b"2", b"1")
+    ]
+    seen = Circumstances(timedelta(minutes=30), AT)
+    second, first = findings_on(both, SchedulePolicy(), seen, 1, are_stored=are_stored)
+    assert (first.state, first.warnings) == ("scheduled", ())
+    assert second.state == ("invalid" if are_stored else "scheduled")
+    assert (second.error is not None) is are_stored
+    assert any("another document" in warning for warning in second.warnings) is not are_stored
+
+
+def test_skipped_slot_is_none_of_the_next_runs() -> None:
+    finding = found(cron("0 9 * * *", skip_next=True), count=2)
+    assert finding.next_runs == (AT + 45 * HOUR, AT + 69 * HOUR)
+    assert finding.explanation == "Every day at 09:00, UTC, except 2026-11-24 09:00:00 UTC"
 
 
 INTERVALS = [interval("8h"), interval("8h", spread="5m"), interval("8h", paused_until="2026-12-24")]

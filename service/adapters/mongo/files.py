@@ -16,8 +16,24 @@ class UnreadableFile(ServiceError):
     """A file is not there, or does not hold documents."""
 
 
-def documents_in(path: Path) -> Sequence[AgentDocument]:
-    """The documents in a file that holds one, or a list. Raises UnreadableFile."""
+def documents_in(path: Path) -> Sequence[tuple[AgentDocument, str]]:
+    """The documents in a file, or in a folder's JSON files by name; each with its file's name.
+
+    A file holds one document, or a list of them. Raises UnreadableFile.
+    """
+    if not path.is_dir():
+        return [(document, path.name) for document in _documents_in(path)]
+    files = sorted(path.rglob("*.json"))
+    if not files:
+        raise UnreadableFile(f"{path}: no JSON files in this folder")
+    return [
+        (document, str(file.relative_to(path)))
+        for file in files
+        for document in _documents_in(file)
+    ]
+
+
+def _documents_in(path: Path) -> Sequence[AgentDocument]:
     try:
         content = json_util.loads(
             path.read_text(encoding="utf-8"),
