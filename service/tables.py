@@ -33,7 +33,7 @@ _STYLES = {
 def show_jobs(items: Sequence[Mapping[str, object]], now: datetime, *, as_json: bool) -> None:
     """Print the items of `/jobs`."""
     if as_json:
-        _print_json(items)
+        print_json(items)
         return
     table = _table("agent", "state", "schedule", "next run", "last run", "last", "success")
     for item in items:
@@ -55,7 +55,7 @@ def show_jobs(items: Sequence[Mapping[str, object]], now: datetime, *, as_json: 
 def show_history(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
     """Print rows of the ledger."""
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     table = _table("slot (UTC)", "trigger", "status", "severity", "took", "why")
     for row in rows:
@@ -74,7 +74,7 @@ def show_history(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None
 def show_findings(findings: Sequence[Finding], sources: Sequence[str], *, as_json: bool) -> None:
     """Print what `check` found, each with the file that it is about, if any."""
     if as_json:
-        _print_json([asdict(finding) for finding in findings])
+        print_json([asdict(finding) for finding in findings])
         return
     if not findings:
         _console().print("no councilors")
@@ -154,7 +154,8 @@ def _console() -> Console:
     return console
 
 
-def _print_json(content: object) -> None:
+def print_json(content: object) -> None:
+    """Print what programs read."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z
     sys.stdout.buffer.write(orjson.dumps(content, default=str, option=options) + b"\n")
     sys.stdout.flush()

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 LONGEST_PROMPT = 10_000
+OutputFormat = Literal["summary", "detailed", "checklist"]
+OUTPUT_FORMATS: tuple[str, ...] = get_args(OutputFormat)
 _LONG_AGO, _FOR_EVER = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
@@ -30,7 +32,7 @@ class Overlap(StrEnum):
 
 def instant_from(value: object) -> datetime | None:
     """A date of a document as an aware UTC datetime: a BSON date or an ISO-8601 text, else None."""
-    if isinstance(value, str):
+    if type(value) is str:
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
@@ -75,38 +77,49 @@ def _instant(value: object) -> datetime:
     return instant
 
 
+def _text(value: object) -> object:
+    """BSON's code is a text in Python, and none here."""
+    if isinstance(value, str) and type(value) is not str:
+        raise PydanticCustomError("string_type", "is not a text")
+    return value
+
+
+_IS_TEXT = BeforeValidator(_text)
+Text = Annotated[str, _IS_TEXT]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
 class ScheduleConfig(_Part):
-    type: Literal["interval", "cron"]
-    value: str
+    type: Annotated[Literal["interval", "cron"], _IS_TEXT]
+    value: Text
     enabled: bool = True
-    timezone: str | None = None
-    catch_up: Annotated[CatchUp, Field(strict=False)] = CatchUp.ONCE
-    overlap: Annotated[Overlap, Field(strict=False)] = Overlap.SKIP
-    spread: str | None = None
+    timezone: Text | None = None
+    catch_up: Annotated[CatchUp, Field(strict=False), _IS_TEXT] = CatchUp.ONCE
+    overlap: Annotated[Overlap, Field(strict=False), _IS_TEXT] = Overlap.SKIP
+    spread: Text | None = None
     paused_until: Annotated[datetime | None, BeforeValidator(_instant)] = None
     skip_next: bool = False
 
 
 class TaskConfig(_Part):
-    name: str = ""
-    prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
-    context_files: list[str] = []
-    output_format: Literal["summary", "detailed", "checklist"] = "checklist"
+    name: Text = ""
+    prompt: Annotated[Text, Field(min_length=1, max_length=LONGEST_PROMPT)]
+    context_files: list[Text] = []
+    output_format: Annotated[OutputFormat, _IS_TEXT] = "checklist"
 
 
 class NotificationsConfig(_Part):
     on_success: bool = False
     on_warning: bool = True
     on_error: bool = True
-    channels: list[str] = ["panel"]
+    channels: list[Text] = ["panel"]
 
 
 class Config(_Part):
-    title: str = ""
+    title: Text = ""
     schedule: Annotated[ScheduleConfig, BeforeValidator(_present)]
     task: Annotated[TaskConfig, BeforeValidator(_present)]
     notifications: Annotated[NotificationsConfig, BeforeValidator(_present)] = NotificationsConfig()
@@ -183,7 +196,7 @@ def _rejection_of(invalid: ValidationError) -> ConfigRejected:
 
 def shown(value: object) -> str:
     """A value as a short, printable text, without walking through large documents."""
-    if isinstance(value, str):
+    if type(value) is str:
         text = value[:60] + ("…" if len(value) > 60 else "")
         return '"' + "".join(c if c.isprintable() else "�" for c in text) + '"'
     if value is None:

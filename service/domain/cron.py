@@ -32,6 +32,13 @@ _WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 _FIELD_VALUES = (range(60), range(24), range(1, 32), range(1, 13), range(7))
 _FIELD_NAMES: tuple[tuple[str, ...], ...] = ((), (), (), ("", *_MONTHS), _WEEKDAYS)
 _ZONE_HINT = 'write an IANA name, such as "Europe/Berlin" or "UTC"'
+_BLANKS = r"[\x09-\x0d\x1c-\x20]"
+"""What separates fields: what Python calls blank, within ASCII."""
+_FIELD = "[0-9A-Za-z*,/#-]+"
+CRON_PATTERN = (
+    f"^{_BLANKS}*(?:(?i:{'|'.join(_MACROS)})|{_FIELD}(?:{_BLANKS}+{_FIELD}){{4}}){_BLANKS}*$"
+)
+"""What every valid cron matches; it says nothing of the values in its fields."""
 _RANGE = re.compile(r"([A-Z0-9]+)-([A-Z0-9]+)(?:/([0-9]+))?")
 
 

@@ -44,9 +44,15 @@ _FIELDS = (
 )
 _PROJECTION = dict.fromkeys(_FIELDS, 1)
 _JUDGED = ("agent_id", "is_councilor", "councilor_config")
+# Anything but null and false: what is neither is invalid, and told so. An array that holds one of
+# them would be matched as if it were one.
+_PROMOTED: list[dict[str, Any]] = [
+    {"is_councilor": {"$nin": [None, False]}},
+    {"is_councilor": {"$type": "array"}},
+]
 _CONCERNS_US: dict[str, Any] = {
     "$or": [
-        {"is_councilor": {"$nin": [None, False]}},
+        *_PROMOTED,
         {"councilor_status": {"$exists": True}},
         {"councilor_run_requested_at": {"$exists": True}},
     ]
@@ -91,7 +97,7 @@ class MongoAgents:
         return [found.get(key, AgentDocument(key, None)) for key in keys]
 
     async def find(self, agent_ids: Sequence[str] | None) -> Sequence[AgentDocument]:
-        wanted: dict[str, Any] = {"is_councilor": {"$nin": [None, False]}}
+        wanted: dict[str, Any] = {"$or": _PROMOTED}
         if agent_ids is not None:
             wanted = {"agent_id": {"$in": list(agent_ids)}}
         with translated():
@@ -153,7 +159,7 @@ class MongoAgents:
             update["$unset"] = unset
         wanted: dict[str, Any] = {"agent_id": agent_id}
         if councilors_only:
-            wanted["is_councilor"] = {"$nin": [None, False]}
+            wanted["$or"] = _PROMOTED
         with translated():
             result = await self._documents.update_one(wanted, update)
         return result.matched_count == 1

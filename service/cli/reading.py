@@ -1,0 +1,103 @@
+"""Commands that show what there is, and judge it: `jobs`, `history` and `check`."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service import tables
+from service.adapters.mongo.files import documents_in
+from service.app import Stores, schedule_policy, wall_clock
+from service.checking import findings_on
+from service.cli.common import FAILED, AgentId, AsJson, cli, with_stores
+from service.domain.advice import Circumstances
+from service.domain.config import instant_from
+from service.domain.planning import AgentDocument
+from service.listing import items_of, jobs_of
+from service.ports import ServiceError
+from service.settings import Settings, settings_from_environment
+
+
+@cli.command()
+def jobs(as_json: AsJson = False) -> None:
+    """List the councilors with their next runs and last results."""
+
+    async def listed(stores: Stores, settings: Settings) -> None:
+        documents = await stores.agents.find(None)
+        stored = await stores.stored_jobs.load()
+        found = jobs_of(documents, stored, schedule_policy(settings))
+        items = await items_of(
+            sorted(found, key=lambda job: job.agent_id), stores.agents, stores.ledger
+        )
+        tables.show_jobs(items, wall_clock(), as_json=as_json)
+
+    with_stores(listed)
+
+
+@cli.command()
+def history(
+    agent_id: AgentId,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many rows, latest first.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show what became of a councilor's slots."""
+
+    async def shown(stores: Stores, _: Settings) -> None:
+        rows = await stores.ledger.history(agent_id, limit)
+        if not rows and not await stores.agents.find([agent_id]):
+            raise ServiceError(f"there is no agent {agent_id}")
+        tables.show_history([row.fields for row in rows], as_json=as_json)
+
+    with_stores(shown)
+
+
+@cli.command()
+def check(
+    agent_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[AGENT_ID]...", help="Default: all councilors.")
+    ] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Option("--file", help="JSON with one document or a list, or a folder of such files."),
+    ] = None,
+    at: Annotated[str | None, typer.Option(metavar="INSTANT", help="Judge as of then.")] = None,
+    count: Annotated[int, typer.Option(min=0, max=1000, help="How many next runs.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Judge councilors without running them; exit code 1 where one is invalid."""
+    settings = settings_from_environment()
+    instant = _instant(at) if at is not None else wall_clock()
+
+    if files and agent_ids:
+        raise typer.BadParameter("give either agents or files")
+    if files:
+        found = [each for file in files for each in documents_in(file)]
+    else:
+        stored = with_stores(lambda stores, _: _found(stores, agent_ids))
+        found = [(document, "") for document in stored]
+    findings = findings_on(
+        [document for document, _ in found],
+        schedule_policy(settings),
+        Circumstances(settings.scheduler_run_timeout, instant),
+        count,
+        are_stored=not files,
+    )
+    tables.show_findings(findings, [source for _, source in found], as_json=as_json)
+    if any(finding.is_invalid for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+async def _found(stores: Stores, agent_ids: list[str] | None) -> list[AgentDocument]:
+    documents = list(await stores.agents.find(agent_ids or None))
+    known = {(document.fields or {}).get("agent_id") for document in documents}
+    if missing := [agent_id for agent_id in agent_ids or () if agent_id not in known]:
+        raise ServiceError(f"there is no agent {', '.join(missing)}")
+    return documents
+
+
+def _instant(text: str) -> datetime:
+    instant = instant_from(text)
+    if instant is None or not 1970 <= instant.year <= 3000:
+        raise typer.BadParameter(f'"{text}" is not an instant such as 2026-11-23T09:00:00Z')
+    return instant
