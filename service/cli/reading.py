@@ -1,5 +1,6 @@
 """Commands that show what there is, and judge it: `jobs`, `history` and `check`."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -69,31 +70,36 @@ def check(
     settings = settings_from_environment()
     instant = _instant(at) if at is not None else wall_clock()
 
-    if files and agent_ids:
-        raise typer.BadParameter("give either agents or files")
     if files:
         found = [each for file in files for each in documents_in(file)]
     else:
-        stored = with_stores(lambda stores, _: _found(stores, agent_ids))
+        stored = with_stores(lambda stores, _: stores.agents.find(agent_ids or None))
         found = [(document, "") for document in stored]
+    chosen = _named(found, agent_ids or [])
     findings = findings_on(
-        [document for document, _ in found],
+        [document for document, _ in chosen],
         schedule_policy(settings),
         Circumstances(settings.scheduler_run_timeout, instant),
         count,
         are_stored=not files,
     )
-    tables.show_findings(findings, [source for _, source in found], as_json=as_json)
+    tables.show_findings(findings, [source for _, source in chosen], as_json=as_json)
     if any(finding.is_invalid for finding in findings):
         raise typer.Exit(FAILED)
 
 
-async def _found(stores: Stores, agent_ids: list[str] | None) -> list[AgentDocument]:
-    documents = list(await stores.agents.find(agent_ids or None))
-    known = {(document.fields or {}).get("agent_id") for document in documents}
-    if missing := [agent_id for agent_id in agent_ids or () if agent_id not in known]:
+def _named(
+    found: Sequence[tuple[AgentDocument, str]], agent_ids: Sequence[str]
+) -> Sequence[tuple[AgentDocument, str]]:
+    """The documents of these agents, or all; raises ServiceError where one is not there."""
+    known = [(document.fields or {}).get("agent_id") for document, _ in found]
+    if missing := [agent_id for agent_id in agent_ids if agent_id not in known]:
         raise ServiceError(f"there is no agent {', '.join(missing)}")
-    return documents
+    return [
+        (document, source)
+        for document, source in found
+        if not agent_ids or (document.fields or {}).get("agent_id") in agent_ids
+    ]
 
 
 def _instant(text: str) -> datetime:

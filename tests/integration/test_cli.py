@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
@@ -11,12 +12,15 @@ from typing import Any
 
 import orjson
 import pytest
+from pymongo.errors import WriteError
 
 from service import __version__
 from service.adapters.mongo.client import Client
+from service.domain.document_schema import agents_validator
 from tests.contract.test_agents import councilor
 from tests.flow.conftest import Database
 
+ROOT = Path(__file__).parent.parent.parent
 Command = Callable[..., Awaitable[tuple[int, str, str]]]
 
 
@@ -170,6 +174,51 @@ async def test_an_interval_without_an_anchor_counts_from_the_instant_asked_about
     )
     assert code == 0
     assert orjson.loads(out)[0]["next_runs"] == ["2026-11-23T12:30:00Z"]
+
+
+async def test_the_readme_shows_what_check_prints() -> None:
+    """Without colours, since this is no terminal."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^\$ councilor-scheduler (check .*?)\n(.*?)^```", readme, re.M | re.S)
+    code, out, _ = await commanded(*shown[0].split(), COLUMNS="100")
+    assert code == 1
+    assert [line.rstrip() for line in out.splitlines()] == shown[1].splitlines()
+
+
+async def test_check_is_fit_for_a_folder_and_for_some_of_its_agents(tmp_path: Path) -> None:
+    folder = ("check", "--json", "--file", str(ROOT / "tests" / "examples"))
+    code, out, _ = await commanded(*folder, "monday-report", "unlucky-days")
+    assert code == 0
+    assert {finding["agent_id"] for finding in orjson.loads(out)} == {
+        "monday-report",
+        "unlucky-days",
+    }
+    code, out, _ = await commanded(*folder)
+    states = [finding["state"] for finding in orjson.loads(out)]
+    assert (code, states.count("invalid"), states.count("scheduled")) == (1, 6, 7)
+    assert (await commanded(*folder, "nobody"))[0] == 1
+    code, _, err = await commanded("check", "--file", str(tmp_path))
+    assert (code, "no JSON files" in err) == (1, True)
+
+
+async def test_schema_prints_a_validator() -> None:
+    code, out, _ = await commanded("schema")
+    assert (code, orjson.loads(out)) == (0, agents_validator())
+    assert (await commanded("schema", "--strict"))[0] == 2
+
+
+@pytest.mark.mongo
+async def test_schema_lets_mongodb_tell_writers(command: Command, db: Database) -> None:
+    await db["agents"].insert_many([councilor("good"), councilor("bad", "0m")])
+    code, out, _ = await command("schema", "--apply")
+    assert (code, "1 of its documents are wrong" in out) == (0, True)
+    await db["agents"].insert_one(councilor("worse", "0m"))
+    assert (await command("schema", "--apply", "--strict"))[0] == 0
+    with pytest.raises(WriteError):
+        await db["agents"].insert_one(councilor("worst", "0m"))
+    options = await db["agents"].options()
+    assert (options["validationAction"], options["validator"]) == ("error", agents_validator())
+    assert (await command("check", "good"))[0] == 0
 
 
 @pytest.mark.parametrize(
