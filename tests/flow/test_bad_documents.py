@@ -4,6 +4,7 @@ from collections import Counter
 from datetime import timedelta
 from random import Random
 from typing import Any
+from urllib.parse import quote
 
 import bson
 import pytest
@@ -16,10 +17,13 @@ from service.app import wall_clock
 from service.domain.councilor import InvalidCouncilor, SchedulePolicy, parse_councilor
 from tests.contract.test_agents import councilor
 from tests.documents import damaged, nearly_right
-from tests.flow.conftest import Database, Start, config
+from tests.flow.conftest import Database, Start, TestConductor, config
+from tests.flow.process import Launch, launch
+from tests.flow.test_one_change import completed, has_state
 from tests.flow.test_restart import slots_of
 from tests.steps import eventually
 
+__all__ = ["launch"]
 pytestmark = pytest.mark.mongo
 
 BAD, GOOD, WRONG_TEXTS = 10_000, 100, 200
@@ -103,3 +107,63 @@ async def verdicts(db: Database) -> Counter[str]:
             is_told = isinstance(error, dict) and error["field"] and error["message"]
             count["told" if is_told else "without"] += 1
     return count
+
+
+async def status_of(db: Database) -> Any:
+    agent = await db["agents"].find_one({})
+    return (agent or {}).get("councilor_status")
+
+
+ODD_IDS = (
+    "a.b",
+    "$set",
+    "a\0b",
+    "\U0001f50d",
+    "../x?y=%2F&z",
+    " ",
+    "x" * 1_000,
+    "__proto__",
+    "\u202e",
+)
+NO_IDS = ("", 7, None, b"a", ["a"], "x" * 10_000)
+
+
+async def test_odd_agent_ids_run_and_impossible_ones_are_told(
+    start: Start, db: Database, conductor: TestConductor
+) -> None:
+    service = await start()
+    wanted = [*ODD_IDS, *NO_IDS]
+    agents = [{"_id": n, "agent_id": name, "is_councilor": True} for n, name in enumerate(wanted)]
+    await db["agents"].insert_many([{**agent, "councilor_config": config()} for agent in agents])
+    for name in ODD_IDS:
+        await eventually(lambda name=name: completed(db, name, 1), saying=ascii(name)[:20])  # type: ignore[misc]
+        shown = await service.get(f"/jobs/{quote(name, safe='')}")
+        assert (shown[0], shown[1]["agent_id"]) == (200, name)
+    for number in range(len(ODD_IDS), len(wanted)):
+        await eventually(lambda number=number: has_state(db, number, "invalid"))  # type: ignore[misc]
+        agent = await db["agents"].find_one({"_id": number})
+        assert agent is not None
+        assert agent["councilor_status"]["error"]["field"] == "agent_id"
+    assert {call.agent_id for call in conductor.calls} == set(ODD_IDS)
+
+
+async def test_one_bad_document_is_one_verdict_and_one_warning_a_revision(
+    launch: Launch, db: Database
+) -> None:
+    agents = db["agents"]
+    await agents.insert_one(councilor("bad", "0m"))
+    replica = await launch(SCHEDULER_RESYNC_INTERVAL="1s")
+    await replica.saw("job_rejected")
+    first = await eventually(lambda: status_of(db))
+    await agents.update_one({}, {"$set": {"updated_at": wall_clock(), "name": "Bad"}})
+    await replica.saw("resync_finished", count=4)
+    assert await status_of(db) == first
+    await agents.update_one({}, {"$set": {"councilor_config.schedule.value": "1 m"}})
+    await replica.saw("job_rejected", count=2)
+    await agents.update_one({}, {"$set": {"councilor_config.schedule.value": "1m"}})
+    await replica.saw("job_scheduled")
+    await replica.saw("resync_finished", count=7)
+    told = [event["error"] for event in replica.events if event["event"] == "job_rejected"]
+    assert len(told) == 2
+    assert ('"0m"' in told[0], '"1 m"' in told[1]) == (True, True)
+    assert [e["level"] for e in replica.events if e["event"] == "job_rejected"] == ["warning"] * 2
