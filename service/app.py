@@ -31,6 +31,7 @@ from service.ports import Misconfigured, Refused, ServiceError, Unavailable
 from service.projection import Projection
 from service.reconciler import Reconciler
 from service.replicas import Membership
+from service.requests import Requests
 from service.runner import Runner, RunPolicy
 from service.settings import Settings, WrongSettings
 from service.settler import Settler
@@ -296,6 +297,13 @@ class _Service:
             self._jobs,
             runner,
             cases,
+            Requests(
+                cases,
+                stores.ledger,
+                runner,
+                wall_clock,
+                kept_for=self._settings.scheduler_execution_ttl,
+            ),
             wall_clock,
             failed=self._stop.fail,
         )

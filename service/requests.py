@@ -1,35 +1,40 @@
 """Runs that a document asks for, whatever its schedule says: each value starts one run, once."""
 
-from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from functools import partial
 
 import structlog
 
 from service.cases import Case, Cases
 from service.domain.execution import STALE_REQUEST, Claim, Fire, Reason, Trigger
-from service.ports import Ledger, Refused
+from service.ports import Clock, Ledger, Refused
 from service.runner import Runner
 
 log = structlog.get_logger()
 
 
 class Requests:
-    """Answers run-now requests. `end_of_run` waits for the end of an agent's run."""
+    """Answers run-now requests; `kept_for` is how long the ledger remembers, None for ever."""
 
     def __init__(
         self,
         cases: Cases,
         ledger: Ledger,
         runner: Runner,
-        end_of_run: Callable[[str], Awaitable[None]],
+        clock: Clock,
+        *,
+        kept_for: timedelta | None,
     ) -> None:
         self._cases = cases
         self._ledger = ledger
         self._runner = runner
-        self._end_of_run = end_of_run
+        self._clock = clock
+        self._kept_for = kept_for
 
     async def answer(self, fire: Fire) -> None:
         """Start what was asked for, once; wait where a run goes on already."""
+        if self._is_forgotten(fire):
+            return
         is_new = True
         while True:
             step = partial(self._is_answered, fire, is_new)
@@ -40,7 +45,12 @@ class Requests:
                 log.exception("slot_not_recorded", agent_id=fire.agent_id, error=str(error))
                 return
             is_new = False
-            await self._end_of_run(fire.agent_id)
+            await self._runner.wait_for_agent(fire.agent_id)
+
+    def _is_forgotten(self, fire: Fire) -> bool:
+        """Tell whether a request is too old to run, and any row of it may have expired."""
+        age = self._clock() - fire.due_at
+        return self._kept_for is not None and age > max(self._kept_for, STALE_REQUEST)
 
     async def _is_answered(self, fire: Fire, is_new: bool) -> bool:
         """False where the run has to wait for the end of another."""

@@ -32,6 +32,7 @@ _T = TypeVar("_T")
 _PASSING = (Unavailable, Misconfigured)
 _JUDGED = 64 * 1024
 """How much of a long output's beginning, and of its end, decides about its severity."""
+_LOOK_AGAIN_SECONDS = 1.0
 _STOPPED = "the service stopped before Conductor answered; what it made of it is not known"
 
 
@@ -118,6 +119,11 @@ class Runner:
             return False
         await asyncio.wait([task])
         return True
+
+    async def wait_for_agent(self, agent_id: str) -> None:
+        """Wait for the agent's run; where it goes on in another replica, for a while."""
+        if not await self.end_of_run(agent_id):
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     async def drain(self, timeout: timedelta) -> None:
         """Let runs end for `timeout`, then record the rest as interrupted. Start nothing more."""

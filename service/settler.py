@@ -20,7 +20,6 @@ from service.runner import Runner, cancelled
 log = structlog.get_logger()
 
 _TICK = timedelta(microseconds=1)
-_LOOK_AGAIN_SECONDS = 1.0
 CATCH_UP_SPACING = timedelta(milliseconds=50)
 """After an outage all councilors are late at once: their runs start one after the other."""
 
@@ -63,6 +62,7 @@ class Settler:
         jobs: JobTable,
         runner: Runner,
         cases: Cases,
+        requests: Requests,
         clock: Clock,
         *,
         failed: Callable[[BaseException], None],
@@ -74,7 +74,7 @@ class Settler:
         self._runner = runner
         self._cases = cases
         self._clock = clock
-        self._requests = Requests(cases, ledger, runner, self._end_of_run)
+        self._requests = requests
         self._catch_up_pace = _Pace(catch_up_spacing)
         self._serving_since = clock()
         self._tasks: dict[object, asyncio.Task[None]] = {}
@@ -111,7 +111,7 @@ class Settler:
         while True:
             queued = await self._settled_or_queued(fire, queued)
             if queued is not None:
-                await self._end_of_run(fire.agent_id)
+                await self._runner.wait_for_agent(fire.agent_id)
                 continue
             job = self._jobs.of_agent(fire.agent_id)
             if job is None or job.next_run_at is None or job.next_run_at > self._clock():
@@ -248,7 +248,7 @@ class Settler:
         agent_id = case.fire.agent_id
         if claim is Claim.OVERLAPS:
             if start.spec.catch_up is CatchUp.ALL and start.trigger is Trigger.CATCH_UP:
-                await self._end_of_run(agent_id)
+                await self._runner.wait_for_agent(agent_id)
                 return None
             if start.spec.overlap is Overlap.QUEUE_ONE:
                 return start.slot
@@ -267,8 +267,3 @@ class Settler:
                 return
             await self._cases.skip(case, job.next_run_at, Reason.OVERLAP)
             self._jobs.settle(job.agent_id, job.next_run_at)
-
-    async def _end_of_run(self, agent_id: str) -> None:
-        """Wait for the agent's run; where it goes on in another replica, look again in a while."""
-        if not await self._runner.end_of_run(agent_id):
-            await asyncio.sleep(_LOOK_AGAIN_SECONDS)

@@ -13,6 +13,7 @@ from service.cases import Cases
 from service.domain.execution import Reason, Status
 from service.domain.planning import AgentDocument, Desired, Past, Put, desired_job, plan
 from service.domain.severity import SeverityRule
+from service.requests import Requests
 from service.runner import Runner, RunPolicy
 from service.settler import Settler
 from service.telemetry import Telemetry
@@ -49,6 +50,7 @@ class Machine:
             self.jobs,
             self.runner,
             cases,
+            Requests(cases, self.ledger, self.runner, self.clock, kept_for=timedelta(days=90)),
             self.clock,
             failed=self.faults.append,
             catch_up_spacing=timedelta(0),

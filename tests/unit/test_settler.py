@@ -17,6 +17,7 @@ from service.domain.execution import Claim, Execution, Fire, Outcome, Reason, St
 from service.domain.planning import AgentDocument, Desired, Past, Put, desired_job, plan
 from service.domain.severity import Severity, SeverityRule
 from service.ports import Answer, Failure, Refused, Unavailable
+from service.requests import Requests
 from service.runner import Runner, RunPolicy
 from service.settler import Settler
 from service.telemetry import Telemetry
@@ -71,6 +72,7 @@ class Side:
             self.jobs,
             self.runner,
             cases,
+            Requests(cases, self.ledger, self.runner, self.clock, kept_for=timedelta(days=90)),
             self.clock,
             failed=self.faults.append,
             catch_up_spacing=timedelta(0),
@@ -304,6 +306,14 @@ async def test_a_request_that_cannot_run_is_recorded(
     await side.settled(1)
     assert [row[1:] for row in side.rows()] == [ending]
     assert side.conductor.orders == []
+
+
+async def test_a_request_older_than_the_ledger_remembers_is_left_alone(side: Side) -> None:
+    """Its row has expired: it was answered when it was new."""
+    side.request(NOON - timedelta(days=91))
+    side.request(NOON - timedelta(days=89))
+    await side.settled(1)
+    assert [row["reason"] for row in side.ledger.rows.values()] == [Reason.STALE]
 
 
 async def test_a_request_waits_for_the_end_of_the_run(side: Side) -> None:
