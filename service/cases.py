@@ -16,7 +16,8 @@ from service.domain.execution import (
     Trigger,
     order_for,
 )
-from service.domain.planning import Absence, AgentDocument, Desired, JobState, desired_by
+from service.domain.jobs import Absence, AgentDocument, Desired, JobState
+from service.domain.planning import desired_by
 from service.ports import Agents, Clock, Ledger
 from service.runner import Runner
 from service.telemetry import Telemetry

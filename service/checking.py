@@ -7,16 +7,8 @@ from datetime import datetime, timedelta
 from service.domain.advice import Circumstances, misspelt, warnings_on
 from service.domain.councilor import SchedulePolicy
 from service.domain.interval import Every
-from service.domain.planning import (
-    Absence,
-    AgentDocument,
-    Desired,
-    JobState,
-    contested,
-    desired_job,
-    past_of,
-    skipped_slot_of,
-)
+from service.domain.jobs import Absence, AgentDocument, Desired, JobState
+from service.domain.planning import contested, desired_job, past_of, skipped_slot_of
 from service.domain.schedule import Schedule, Timetable
 from service.domain.verdict import error_of, explanation_of, upcoming_slots
 

@@ -6,15 +6,8 @@ from datetime import datetime
 from typing import Any, cast
 
 from service.domain.councilor import SchedulePolicy
-from service.domain.planning import (
-    Absence,
-    AgentDocument,
-    Job,
-    JobState,
-    StoredJob,
-    desired_job,
-    past_of,
-)
+from service.domain.jobs import Absence, AgentDocument, Job, JobState, StoredJob
+from service.domain.planning import desired_job, past_of
 from service.domain.verdict import SHOWN_RUNS, error_of, explanation_of, upcoming_slots
 from service.ports import Agents, Ledger, LedgerRow
 

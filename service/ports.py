@@ -8,7 +8,7 @@ from typing import Protocol
 
 from service.domain.councilor import DocumentKey
 from service.domain.execution import Claim, Execution, Fire, NotRun, Order, Outcome, Reason
-from service.domain.planning import AgentDocument, Job, StoredJob
+from service.domain.jobs import AgentDocument, Job, StoredJob
 from service.domain.verdict import Verdict
 
 

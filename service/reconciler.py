@@ -10,23 +10,17 @@ from time import monotonic
 
 from service.domain.councilor import DocumentKey, SchedulePolicy
 from service.domain.execution import Fire, Trigger
+from service.domain.jobs import Absence, AgentDocument, Desired, Job, Past, StoredJob, stored_of
 from service.domain.planning import (
-    Absence,
     Action,
-    AgentDocument,
     Change,
-    Desired,
-    Job,
     Keep,
-    Past,
     Put,
     Remove,
-    StoredJob,
     contested,
     desired_job,
     past_of,
     plan,
-    stored_of,
 )
 from service.domain.verdict import Verdict, is_said, verdict_on
 from service.health import Health

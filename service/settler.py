@@ -12,7 +12,8 @@ from service.cases import Case, Cases
 from service.domain.catch_up import DueSlots, due_slots
 from service.domain.config import CatchUp, Overlap
 from service.domain.execution import Claim, Fire, Reason, Trigger
-from service.domain.planning import Desired, JobSpec, JobState, Past, past_of, stored_of
+from service.domain.jobs import Desired, JobSpec, JobState, Past, stored_of
+from service.domain.planning import past_of
 from service.ports import Agents, Clock, JobTable, Ledger, Refused
 from service.requests import Requests
 from service.runner import Runner, cancelled

@@ -30,7 +30,8 @@ from service.domain.execution import (
     Status,
     milliseconds,
 )
-from service.domain.planning import Change, Job, JobState
+from service.domain.jobs import Job, JobState
+from service.domain.planning import Change
 from service.domain.severity import Severity
 
 log = structlog.get_logger()

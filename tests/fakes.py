@@ -21,7 +21,7 @@ from service.domain.execution import (
     Trigger,
     milliseconds,
 )
-from service.domain.planning import AgentDocument, Job, JobState, StoredJob, stored_of
+from service.domain.jobs import AgentDocument, Job, JobState, StoredJob, stored_of
 from service.domain.severity import Severity
 from service.domain.verdict import Verdict, error_of, explanation_of, upcoming_slots
 from service.ports import Answer, Dirty, Fired, LedgerRow, Refused, Unavailable, WatchLost

@@ -21,7 +21,7 @@ from apscheduler.triggers.base import BaseTrigger
 
 from service.domain.councilor import DocumentKey
 from service.domain.execution import Fire
-from service.domain.planning import Job
+from service.domain.jobs import Job
 from service.domain.schedule import Timetable
 from service.ports import Clock, Fired
 

@@ -14,7 +14,7 @@ from service.checking import findings_on
 from service.cli.common import FAILED, AgentId, AsJson, cli, with_stores
 from service.domain.advice import Circumstances
 from service.domain.config import instant_from
-from service.domain.planning import AgentDocument
+from service.domain.jobs import AgentDocument
 from service.listing import items_of, jobs_of
 from service.ports import ServiceError
 from service.settings import Settings, settings_from_environment

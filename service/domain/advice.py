@@ -9,7 +9,7 @@ from service.domain.calendar import LAST, MONTH_LENGTHS, calendar_of
 from service.domain.config import Config, NotificationsConfig, Overlap, ScheduleConfig, TaskConfig
 from service.domain.cron import Cron
 from service.domain.interval import Every, interval_text
-from service.domain.planning import JobSpec
+from service.domain.jobs import JobSpec
 from service.domain.wording import ordinal
 from service.domain.zones import Span, local, span_at
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from service.domain.config import CatchUp
 from service.domain.execution import Stretch, Trigger
 from service.domain.interval import Every
-from service.domain.planning import JobSpec
+from service.domain.jobs import JobSpec
 from service.domain.schedule import Timetable
 
 _TICK = timedelta(microseconds=1)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from service.domain.config import Problem
 from service.domain.cron import Cron
 from service.domain.interval import interval_text
-from service.domain.planning import Desired, JobSpec, JobState, Past
+from service.domain.jobs import Desired, JobSpec, JobState, Past
 from service.domain.schedule import Timetable
 
 SHOWN_RUNS = 5

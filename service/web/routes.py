@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from service.domain.planning import JobState
+from service.domain.jobs import JobState
 from service.health import Health
 from service.listing import (
     MOST_ITEMS,

@@ -16,14 +16,8 @@ from service.adapters.mongo.keys import id_of, key_of
 from service.adapters.mongo.stats import CountedRun, counted
 from service.app import wall_clock
 from service.domain.councilor import DocumentKey, SchedulePolicy
-from service.domain.planning import (
-    AgentDocument,
-    Desired,
-    JobSpec,
-    Past,
-    desired_job,
-    past_of,
-)
+from service.domain.jobs import AgentDocument, Desired, JobSpec, Past
+from service.domain.planning import desired_job, past_of
 from service.domain.severity import Severity
 from service.domain.verdict import (
     SKIPPED_FORMAT,

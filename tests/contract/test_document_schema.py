@@ -20,7 +20,7 @@ from service.domain.councilor import (
     parse_councilor,
 )
 from service.domain.document_schema import agents_validator
-from service.domain.planning import Past
+from service.domain.jobs import Past
 from service.domain.verdict import verdict_on
 from tests.contract.test_agents import councilor, desired_of
 from tests.documents import anything, nearly_right

@@ -11,7 +11,8 @@ from service.adapters.mongo.jobs import MongoStoredJobs
 from service.adapters.mongo.keys import key_of
 from service.adapters.mongo.replicas import MongoReplicas
 from service.domain.councilor import SchedulePolicy
-from service.domain.planning import AgentDocument, Desired, Job, Past, Put, desired_job, plan
+from service.domain.jobs import AgentDocument, Desired, Job, Past
+from service.domain.planning import Put, desired_job, plan
 from service.ports import Replicas, StoredJobs
 from tests.contract.test_agents import councilor
 from tests.fakes import NOON, FakeClock, FakeReplicas, FakeStoredJobs

@@ -28,7 +28,7 @@ from service.domain.config import CatchUp, Overlap
 from service.domain.councilor import DocumentKey
 from service.domain.execution import Fire, Trigger
 from service.domain.interval import Every, every_from
-from service.domain.planning import Job, JobSpec, JobState
+from service.domain.jobs import Job, JobSpec, JobState
 from service.domain.schedule import Timetable
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from service.checking import Finding, findings_on
 from service.domain.advice import Circumstances
 from service.domain.councilor import DocumentKey, SchedulePolicy
-from service.domain.planning import AgentDocument, Desired, desired_job
+from service.domain.jobs import AgentDocument, Desired
+from service.domain.planning import desired_job
 
 AT = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -11,7 +11,8 @@ import pytest
 from service.adapters.apscheduler import LONGEST_SLEEP, TimedJobs
 from service.cases import Cases
 from service.domain.execution import Reason, Status
-from service.domain.planning import AgentDocument, Desired, Past, Put, desired_job, plan
+from service.domain.jobs import AgentDocument, Desired, Past
+from service.domain.planning import Put, desired_job, plan
 from service.domain.severity import SeverityRule
 from service.requests import Requests
 from service.runner import Runner, RunPolicy

@@ -13,7 +13,7 @@ from service.domain.councilor import Councilor, SchedulePolicy, parse_councilor
 from service.domain.cron import Cron, cron_from
 from service.domain.execution import Execution, Stretch, Trigger, epoch_ms, execution_id, order_for
 from service.domain.interval import Every, every_from
-from service.domain.planning import JobSpec
+from service.domain.jobs import JobSpec
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 LONG_AGO = NOON - timedelta(days=400)

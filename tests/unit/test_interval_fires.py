@@ -9,17 +9,8 @@ import pytest
 
 from service.domain.catch_up import due_slots
 from service.domain.councilor import DocumentKey
-from service.domain.planning import (
-    AgentDocument,
-    Desired,
-    Job,
-    Keep,
-    Put,
-    desired_job,
-    past_of,
-    plan,
-    stored_of,
-)
+from service.domain.jobs import AgentDocument, Desired, Job, stored_of
+from service.domain.planning import Keep, Put, desired_job, past_of, plan
 from service.domain.schedule import delay_within
 from tests.contract.test_agents import POLICY, councilor
 from tests.fakes import NOON

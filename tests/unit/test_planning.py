@@ -10,24 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.domain.councilor import DocumentKey, SchedulePolicy
-from service.domain.planning import (
+from service.domain.jobs import (
     Absence,
-    Action,
     AgentDocument,
     Desired,
     Job,
     JobState,
-    Keep,
     Past,
-    Put,
-    Remove,
     StoredJob,
-    contested,
-    desired_job,
-    past_of,
-    plan,
     stored_of,
 )
+from service.domain.planning import Action, Keep, Put, Remove, contested, desired_job, past_of, plan
 from service.domain.verdict import SHOWN_RUNS, error_of, is_said, upcoming_slots, verdict_on
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from service.adapters.mongo.keys import key_of
 from service.domain.councilor import SchedulePolicy
 from service.domain.execution import Trigger
-from service.domain.planning import AgentDocument, JobState, StoredJob
+from service.domain.jobs import AgentDocument, JobState, StoredJob
 from service.health import Health
 from service.ports import Misconfigured
 from service.reconciler import Reconciler

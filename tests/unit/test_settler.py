@@ -14,7 +14,8 @@ from service.adapters.mongo.keys import key_of
 from service.cases import Cases
 from service.domain.councilor import DocumentKey, SchedulePolicy
 from service.domain.execution import Claim, Execution, Fire, Outcome, Reason, Status, Trigger
-from service.domain.planning import AgentDocument, Desired, Past, Put, desired_job, plan
+from service.domain.jobs import AgentDocument, Desired, Past
+from service.domain.planning import Put, desired_job, plan
 from service.domain.severity import Severity, SeverityRule
 from service.ports import Answer, Failure, Refused, Unavailable
 from service.requests import Requests

@@ -9,7 +9,8 @@ import pytest
 from service.domain.catch_up import DueSlots, due_slots
 from service.domain.councilor import DocumentKey
 from service.domain.execution import Reason, Status, Trigger
-from service.domain.planning import AgentDocument, Desired, Job, Keep, Past, Put, desired_job, plan
+from service.domain.jobs import AgentDocument, Desired, Job, Past
+from service.domain.planning import Keep, Put, desired_job, plan
 from service.domain.verdict import is_said, verdict_on
 from tests.contract.test_agents import POLICY, councilor
 from tests.fakes import NOON

@@ -10,7 +10,7 @@ from service.domain.config import CatchUp, Overlap
 from service.domain.cron import cron_from
 from service.domain.execution import Trigger
 from service.domain.interval import ScheduleError, every_from
-from service.domain.planning import JobSpec
+from service.domain.jobs import JobSpec
 from service.domain.schedule import Timetable, delay_within
 
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)

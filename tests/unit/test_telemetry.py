@@ -17,7 +17,8 @@ from service.domain.config import CatchUp, Overlap, Problem
 from service.domain.councilor import DocumentKey
 from service.domain.execution import Execution, NotRun, Outcome, Reason, Status, Stretch, Trigger
 from service.domain.interval import every_from
-from service.domain.planning import Change, Job, JobSpec, JobState
+from service.domain.jobs import Job, JobSpec, JobState
+from service.domain.planning import Change
 from service.domain.severity import Severity
 from service.telemetry import Telemetry, configure_logging
 

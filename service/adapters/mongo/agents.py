@@ -22,7 +22,7 @@ from service.adapters.mongo.verdicts import guarded_filter, skipping_update, ver
 from service.adapters.mongo.watch import OpenWatch, RawCollection, opened_stream
 from service.domain.config import instant_from
 from service.domain.councilor import DocumentKey
-from service.domain.planning import AgentDocument
+from service.domain.jobs import AgentDocument
 from service.domain.verdict import Verdict
 from service.ports import Unavailable
 

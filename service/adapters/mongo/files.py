@@ -8,7 +8,7 @@ from bson.errors import BSONError
 from bson.objectid import ObjectId
 
 from service.adapters.mongo.keys import key_of
-from service.domain.planning import AgentDocument
+from service.domain.jobs import AgentDocument
 from service.ports import ServiceError
 
 

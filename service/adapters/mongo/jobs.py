@@ -12,7 +12,7 @@ from pymongo.write_concern import WriteConcern
 from service.adapters.mongo.client import Client, translated
 from service.adapters.mongo.keys import LENIENT
 from service.domain.config import instant_from
-from service.domain.planning import Job, StoredJob
+from service.domain.jobs import Job, StoredJob
 from service.ports import Clock
 
 _OURS = {"job_state.owner": {"$exists": True}}

@@ -6,7 +6,7 @@ from typing import Any
 
 from service.domain.execution import milliseconds
 from service.domain.interval import Every
-from service.domain.planning import JobSpec, JobState
+from service.domain.jobs import JobSpec, JobState
 from service.domain.verdict import SHOWN_RUNS, SKIPPED_FORMAT, Verdict, error_of
 
 _JUDGED = ("agent_id", "is_councilor", "councilor_config")

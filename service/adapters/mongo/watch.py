@@ -13,7 +13,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from service.adapters.mongo.client import Client, translated, translation_of
 from service.adapters.mongo.keys import LENIENT, key_of
-from service.domain.planning import AgentDocument
+from service.domain.jobs import AgentDocument
 from service.ports import Dirty, Misconfigured, WatchLost
 
 RawCollection = AsyncIOMotorCollection[RawBSONDocument]
