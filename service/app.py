@@ -148,7 +148,8 @@ class _Service:
         self._telemetry = Telemetry()
         self._health = Health()
         self._stores = stores_of(client, settings, self._id)
-        self._jobs = TimedJobs(self._project, wall_clock)
+        self._jobs = TimedJobs(self._job_changed, wall_clock)
+        self._reconciler: Reconciler | None = None
         self._projection = Projection(
             self._stores.stored_jobs, self._jobs, self._telemetry.projection_failed
         )
@@ -164,9 +165,11 @@ class _Service:
             executions=self._executions,
         )
 
-    def _project(self, agent_id: str) -> None:
-        """Pass on what has changed: table and projection need each other."""
+    def _job_changed(self, agent_id: str) -> None:
+        """Pass on what has changed: table, projection and reconciler need each other."""
         self._projection.mark(agent_id)
+        if self._reconciler is not None:
+            self._reconciler.reconsider(agent_id)
 
     async def run(self, stack: AsyncExitStack) -> None:
         port = await stack.enter_async_context(self._web())
@@ -305,12 +308,18 @@ class _Service:
                 kept_for=self._settings.scheduler_execution_ttl,
             ),
             wall_clock,
+            serving_since=await self._serving_since(),
             failed=self._stop.fail,
         )
         try:
             yield settler
         finally:
             await settler.stop()
+
+    async def _serving_since(self) -> datetime:
+        """Now, where this replica comes alone; where others live, there is no outage to end."""
+        others = set(await self._stores.replicas.alive()) - {self._id}
+        return datetime.min.replace(tzinfo=UTC) if others else wall_clock()
 
     @asynccontextmanager
     async def _reconciling(self) -> AsyncIterator[None]:
@@ -324,6 +333,7 @@ class _Service:
             resync_interval=self._settings.scheduler_resync_interval,
             left_behind=await self._stores.stored_jobs.load(),
         )
+        self._reconciler = reconciler
         async with (
             self._task(self._projection.compare_all(reconciler.resynced), "projection compare"),
             self._task(reconciler.reconcile(), "reconcile"),

@@ -81,7 +81,8 @@ def _finding_on(
     runs_per_day = _runs_per_day(spec.schedule, seen.at)
     runs: Sequence[datetime] = ()
     next_slot = timetable.next_slot(seen.at) if desired.state is not JobState.PAUSED else None
-    skipped_slot = skipped_slot_of(spec, timetable, next_slot, past.skipped_slot, seen.at)
+    as_if = replace(past, accepted_at=past.accepted_at or seen.at)
+    skipped_slot = skipped_slot_of(desired, as_if, next_slot, seen.at, is_new=False)
     if next_slot is not None:
         runs = upcoming_slots(timetable, seen.at, count, skipped_slot)
     return Finding(

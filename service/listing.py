@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from service.domain.councilor import SchedulePolicy
 from service.domain.jobs import Absence, AgentDocument, Job, JobState, StoredJob
-from service.domain.planning import desired_job, past_of
+from service.domain.planning import desired_job, past_of, skipped_slot_of
 from service.domain.verdict import SHOWN_RUNS, error_of, explanation_of, upcoming_slots
 from service.ports import Agents, Ledger, LedgerRow
 
@@ -94,20 +94,27 @@ async def detail_of(job: Job, agents: Agents, ledger: Ledger, now: datetime) -> 
 
 
 def jobs_of(
-    documents: Sequence[AgentDocument], stored: Mapping[str, StoredJob], policy: SchedulePolicy
+    documents: Sequence[AgentDocument],
+    stored: Mapping[str, StoredJob],
+    policy: SchedulePolicy,
+    now: datetime,
 ) -> list[Job]:
     """The jobs as they follow from documents and `apscheduler_jobs`, where no service is asked."""
-    return [job for document in documents if (job := _job_of(document, stored, policy))]
+    return [job for document in documents if (job := _job_of(document, stored, policy, now))]
 
 
 def _job_of(
-    document: AgentDocument, stored: Mapping[str, StoredJob], policy: SchedulePolicy
+    document: AgentDocument,
+    stored: Mapping[str, StoredJob],
+    policy: SchedulePolicy,
+    now: datetime,
 ) -> Job | None:
     desired = desired_job(document, policy)
     if isinstance(desired, Absence) or desired.agent_id is None:
         return None
     row = stored.get(desired.agent_id)
     past = past_of((document.fields or {}).get("councilor_status"), row, desired)
+    next_run_at = row.next_run_at if row is not None else None
     return Job(
         key=desired.key,
         agent_id=desired.agent_id,
@@ -116,9 +123,9 @@ def _job_of(
         spec_hash=desired.spec_hash,
         spec=desired.spec,
         accepted_at=past.accepted_at,
-        next_run_at=row.next_run_at if row is not None else None,
+        next_run_at=next_run_at,
         problem=desired.problem,
-        skipped_slot=past.skipped_slot,
+        skipped_slot=skipped_slot_of(desired, past, next_run_at, now, is_new=False),
     )
 
 

@@ -86,9 +86,9 @@ class Agents(Protocol):
         """
 
     async def leave_out(self, document: AgentDocument, slot: datetime) -> None:
-        """Let `councilor_status` say that `skip_next` takes out this slot, unless it names another.
+        """Let `councilor_status` say that `skip_next` takes out this slot.
 
-        Does nothing where the document has changed. Raises Unavailable, Refused.
+        Does nothing where the configuration has changed. Raises Unavailable, Refused.
         """
 
     async def clear_verdicts(self, keys: Sequence[DocumentKey]) -> None:
@@ -195,6 +195,9 @@ class Ledger(Protocol):
 
         Raises Unavailable, Misconfigured.
         """
+
+    async def running_owner(self, agent_id: str) -> str | None:
+        """Who runs this agent just now, if anybody does. Raises Unavailable."""
 
     async def settled_until(self, agent_id: str, since: datetime) -> datetime | None:
         """The latest slot, not before `since`, that has a row. Raises Unavailable."""

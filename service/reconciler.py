@@ -30,6 +30,8 @@ from service.telemetry import Telemetry
 _BATCH = 200
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _PAUSE_AFTER_REFUSAL = 30.0
+_SETTLING = timedelta(minutes=1)
+"""How long after a skipped slot the document may not yet say all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,14 @@ class Reconciler:
             for key in dirty.keys:
                 self._telemetry.change_seen(dirty.operation)
                 self._mark(key)
+
+    def reconsider(self, agent_id: str) -> None:
+        """Look again at an agent whose slots have moved on, where its verdict depends on that."""
+        job = self._jobs.of_agent(agent_id)
+        if job is None or job.spec is None or not job.spec.skip_next:
+            return
+        if job.skipped_slot is None or self._clock() - job.skipped_slot < _SETTLING:
+            self._mark(job.key)
 
     def _mark(self, key: DocumentKey) -> None:
         self._dirty.setdefault(key, monotonic())

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -9,7 +10,7 @@ from functools import partial
 import structlog
 
 from service.cases import Case, Cases
-from service.domain.catch_up import DueSlots, due_slots
+from service.domain.catch_up import PUNCTUAL, DueSlots, due_slots
 from service.domain.config import CatchUp, Overlap
 from service.domain.execution import Claim, Fire, Reason, Trigger
 from service.domain.jobs import Desired, JobSpec, JobState, Past, stored_of
@@ -54,7 +55,10 @@ class _Pace:
 
 
 class Settler:
-    """Sees to it that every slot `fire` is told of ends in one row: a run, or why there is none."""
+    """Sees to it that every slot `fire` is told of ends in one row: a run, or why there is none.
+
+    Slots before `serving_since`, when no replica was there, were missed.
+    """
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class Settler:
         requests: Requests,
         clock: Clock,
         *,
+        serving_since: datetime,
         failed: Callable[[BaseException], None],
         catch_up_spacing: timedelta = CATCH_UP_SPACING,
     ) -> None:
@@ -77,7 +82,7 @@ class Settler:
         self._clock = clock
         self._requests = requests
         self._catch_up_pace = _Pace(catch_up_spacing)
-        self._serving_since = clock()
+        self._serving_since = serving_since
         self._tasks: dict[object, asyncio.Task[None]] = {}
         self._is_stopped = False
         self._failed = failed
@@ -130,19 +135,31 @@ class Settler:
 
     async def _settle_next(self, fire: Fire, queued: datetime | None) -> datetime | None:
         """Settle what was missed, and the next start; answers the slot that has to wait instead."""
-        case, start = await self._take_place(fire, queued)
-        while start is not None and start.trigger is Trigger.CATCH_UP:
+        await self._wait_for_others(fire)
+        has_turn = False
+        while True:
+            case, start = await self._take_place(fire, queued, has_turn=has_turn)
+            if start is None:
+                return None
+            if has_turn or start.trigger is not Trigger.CATCH_UP:
+                break
             self._runner.give_place_back()
             has_turn = await self._turn(start.before)
-            case, start = await self._take_place(fire, queued)
-            if has_turn:
-                break
-        if start is None:
-            return None
         claim = await self._cases.claim(case, start.slot, start.trigger)
         return await self._after(case, start, claim, was_queued=queued is not None)
 
-    async def _take_place(self, fire: Fire, queued: datetime | None) -> tuple[Case, _Start | None]:
+    async def _wait_for_others(self, fire: Fire) -> None:
+        """Leave late slots to the replica that runs the agent: one may be waiting for that run."""
+        is_late = self._clock() - fire.due_at > PUNCTUAL or fire.due_at < self._serving_since
+        while is_late:
+            owner = await self._ledger.running_owner(fire.agent_id)
+            if owner is None or owner == self._runner.owner:
+                return
+            await self._runner.wait_for_agent(fire.agent_id)
+
+    async def _take_place(
+        self, fire: Fire, queued: datetime | None, *, has_turn: bool
+    ) -> tuple[Case, _Start | None]:
         """Look what may start, if anything; then a place is taken for it."""
         was_full = self._runner.is_full
         await self._runner.take_place()
@@ -150,7 +167,7 @@ class Settler:
         try:
             await self._runner.withdraw_doubtful(fire.agent_id)
             case = await self._cases.look(fire)
-            start = await self._next_start(case, queued, was_full=was_full)
+            start = await self._next_start(case, queued, was_full=was_full, has_turn=has_turn)
         finally:
             if start is None:
                 self._runner.give_place_back()
@@ -166,7 +183,7 @@ class Settler:
         return True
 
     async def _next_start(
-        self, case: Case, queued: datetime | None, *, was_full: bool
+        self, case: Case, queued: datetime | None, *, was_full: bool, has_turn: bool
     ) -> _Start | None:
         """Record what does not run; answers what may start, if anything."""
         desired, fire = case.desired, case.fire
@@ -181,17 +198,20 @@ class Settler:
             # No slot of what the document says now, after an edit: there is nothing to record.
             self._jobs.settle(fire.agent_id, queued or fire.due_at)
             return None
-        if queued is None and desired.spec.skip_next and past.skipped_slot is None and slots.starts:
-            await self._leave_out(case, slots.starts[0][0])
+        start = self._start(case, desired.spec, past, slots)
+        if start is not None and queued is None and _is_undecided(desired.spec, past):
+            await self._leave_out(case, start.slot)
             return None
-        await self._record_not_run(case, slots, was_full=was_full)
-        if not slots.starts:
+        if start is None or start.trigger is not Trigger.CATCH_UP or has_turn:
+            await self._record_not_run(case, slots, was_full=was_full)
+        return start
+
+    def _start(self, case: Case, spec: JobSpec, past: Past, slots: DueSlots) -> _Start | None:
+        if not slots.starts or past.accepted_at is None:
             return None
         (slot, trigger), *more = slots.starts
-        assert past.accepted_at is not None
-        before = desired.spec.timetable(past.accepted_at).next_slot(case.now)
-        settles = slot if more else slots.last
-        return _Start(desired.spec, slot, trigger, settles, bool(more), before)
+        before = spec.timetable(past.accepted_at).next_slot(case.now)
+        return _Start(spec, slot, trigger, slot if more else slots.last, bool(more), before)
 
     async def _due_slots(
         self, case: Case, spec: JobSpec, past: Past, queued: datetime | None
@@ -223,13 +243,16 @@ class Settler:
         return past_of(status, stored_of(job) if job is not None else None, desired)
 
     async def _leave_out(self, case: Case, slot: datetime) -> None:
-        """Let the document say that `skip_next` takes out this slot; the next look goes by that."""
-        try:
+        """Settle on this slot for `skip_next`, unless it has begun; the next look goes by that."""
+        agent_id = case.fire.agent_id
+        if await self._ledger.known([replace(case.fire, due_at=slot).execution_id]):
+            self._jobs.settle(agent_id, slot)  # another replica started it before the flag came
+            return
+        with suppress(Refused):  # a validator of the user's: the job remembers it then
             await self._agents.leave_out(case.document, slot)
-        except Refused:
-            # A validator of the user's: the slot is left out all the same, and not remembered.
-            await self._cases.skip(case, slot, Reason.SKIP_NEXT)
-            self._jobs.settle(case.fire.agent_id, slot)
+        job = self._jobs.of_agent(agent_id)
+        if job is not None:
+            self._jobs.put(replace(job, skipped_slot=slot))
 
     async def _record_not_run(self, case: Case, slots: DueSlots, *, was_full: bool) -> None:
         agent_id = case.fire.agent_id
@@ -256,15 +279,22 @@ class Settler:
             await self._cases.skip(case, start.slot, Reason.OVERLAP)
         self._jobs.settle(agent_id, start.settles)
         if was_queued and claim is Claim.WON:
-            await self._skip_those_that_came_meanwhile(case)
+            await self._skip_those_that_came_meanwhile(case, start.spec)
         if start.has_more:
             await self._runner.end_of_run(agent_id)
         return None
 
-    async def _skip_those_that_came_meanwhile(self, case: Case) -> None:
+    async def _skip_those_that_came_meanwhile(self, case: Case, spec: JobSpec) -> None:
         """One slot may wait for the end of a run; those that came due while it did are skipped."""
         while (job := self._jobs.of_agent(case.fire.agent_id)) is not None:
-            if job.next_run_at is None or job.next_run_at > case.now:
+            slot = job.next_run_at
+            if slot is None or slot > case.now:
                 return
-            await self._cases.skip(case, job.next_run_at, Reason.OVERLAP)
-            self._jobs.settle(job.agent_id, job.next_run_at)
+            is_left_out = spec.skip_next and slot == job.skipped_slot
+            await self._cases.skip(case, slot, Reason.SKIP_NEXT if is_left_out else Reason.OVERLAP)
+            self._jobs.settle(job.agent_id, slot)
+
+
+def _is_undecided(spec: JobSpec, past: Past) -> bool:
+    """Tell whether nobody has settled yet on the slot that `skip_next` takes out."""
+    return spec.skip_next and past.skipped_slot is None

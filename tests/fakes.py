@@ -122,7 +122,9 @@ class FakeAgents:
         for document, verdict in verdicts:
             fields = self.collection.get(document.key)
             if fields is not None and self._revision(fields) == document.revision:
-                fields["councilor_status"] = self._status(fields, verdict)
+                read = (document.fields or {}).get("councilor_status")
+                seen = read if isinstance(read, Mapping) else {}
+                fields["councilor_status"] = self._status(fields, verdict, seen)
             status = (fields or {}).get("councilor_status") or {}
             if status.get("spec_hash") == verdict.spec_hash and status["accepted_at"] is not None:
                 accepted[document.key] = status["accepted_at"]
@@ -134,8 +136,9 @@ class FakeAgents:
             raise Refused("Document failed validation")
         fields = self.collection.get(document.key)
         if fields is not None and self._revision(fields) == document.revision:
-            status = fields.setdefault("councilor_status", {})
-            status.setdefault("skipped_slot", slot)
+            status = fields.get("councilor_status")
+            there = status if isinstance(status, dict) else {}
+            fields["councilor_status"] = {**there, "skipped_slot": slot}
 
     async def clear_verdicts(self, keys: Sequence[DocumentKey]) -> None:
         self.outage.check()
@@ -167,12 +170,14 @@ class FakeAgents:
     def _revision(self, fields: Mapping[str, object]) -> object:
         return deepcopy({name: fields[name] for name in _JUDGED if name in fields})
 
-    def _status(self, fields: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
+    def _status(
+        self, fields: Mapping[str, Any], verdict: Verdict, read: Mapping[str, Any]
+    ) -> dict[str, Any]:
         old = fields.get("councilor_status") or {}
         accepted_at = old.get("accepted_at") if old.get("spec_hash") == verdict.spec_hash else None
         if accepted_at is None:
             accepted_at = verdict.carried_at or (self._clock() if verdict.spec else None)
-        runs, skipped = list[datetime](), self._skipped(old, verdict)
+        runs, skipped = list[datetime](), self._skipped(old, verdict, read)
         if verdict.state is JobState.SCHEDULED and verdict.spec and accepted_at:
             runs = [*upcoming_slots(verdict.spec.timetable(accepted_at), self._clock(), 6)]
             skipped = runs[0] if verdict.skips_first and skipped is None else skipped
@@ -191,13 +196,14 @@ class FakeAgents:
             "observed_at": self._clock(),
         }
 
-    def _skipped(self, old: Mapping[str, Any], verdict: Verdict) -> datetime | None:
+    def _skipped(
+        self, old: Mapping[str, Any], verdict: Verdict, read: Mapping[str, Any]
+    ) -> datetime | None:
         there: datetime | None = old.get("skipped_slot")
-        if verdict.spec is None:
-            return there
-        if not verdict.spec.skip_next:
+        if verdict.spec is not None and not verdict.spec.skip_next:
             return None
-        return there if there is not None and there <= self._clock() else verdict.skipped_slot
+        is_another = there is not None and there != read.get("skipped_slot")
+        return there if is_another else verdict.skipped_slot
 
 
 def _set(fields: dict[str, Any], path: Sequence[str], value: object) -> None:
@@ -296,6 +302,11 @@ class FakeLedger:
 
     async def restore_indexes(self) -> None:
         self.outage.check()
+
+    async def running_owner(self, agent_id: str) -> str | None:
+        self.outage.check()
+        owners = [row["owner"] for row in self._running() if row["councilor_id"] == agent_id]
+        return owners[0] if owners else None
 
     async def settled_until(self, agent_id: str, since: datetime) -> datetime | None:
         self.outage.check()

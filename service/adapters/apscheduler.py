@@ -169,7 +169,7 @@ class SlotScheduler(AsyncIOScheduler):
             try:
                 self._executor.submit_job(job, [due_at])
                 later = job.trigger.get_next_fire_time(due_at, now)
-            except Exception:
+            except Exception:  # set anew with the next full comparison
                 log.exception("timer_failed", agent_id=job.id)
             job._modify(next_run_time=later)
             self._store.update_job(job)
@@ -222,7 +222,8 @@ class TimedJobs:
             self._agents.pop(current.key, None)
         self._jobs[job.agent_id] = job
         self._agents[job.key] = job.agent_id
-        if current is None or current.timetable != job.timetable:
+        is_idle = job.agent_id not in self._open and self._next_timer(job.agent_id) is None
+        if current is None or current.timetable != job.timetable or is_idle:
             self._open.pop(job.agent_id, None)
             self._set_timer(job)
         self._changed(job.agent_id)

@@ -27,11 +27,12 @@ def jobs(as_json: AsJson = False) -> None:
     async def listed(stores: Stores, settings: Settings) -> None:
         documents = await stores.agents.find(None)
         stored = await stores.stored_jobs.load()
-        found = jobs_of(documents, stored, schedule_policy(settings))
+        now = wall_clock()
+        found = jobs_of(documents, stored, schedule_policy(settings), now)
         items = await items_of(
             sorted(found, key=lambda job: job.agent_id), stores.agents, stores.ledger
         )
-        tables.show_jobs(items, wall_clock(), as_json=as_json)
+        tables.show_jobs(items, now, as_json=as_json)
 
     with_stores(listed)
 

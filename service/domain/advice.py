@@ -103,8 +103,10 @@ def _days(cron: Cron) -> Iterator[str]:
         both = "it runs on days that match either of them"
         if times.needs_both_days:
             both = "one begins with *, so it runs only on days that match both of them"
+        elif times.names_every_day:
+            both = "it runs on days that match either of them, which is every day"
         yield f"both day fields are set: {both}"
-    if day.startswith("*") or LAST in times.dates:
+    if day.startswith("*") or LAST in times.dates or times.names_every_day:
         return
     for number in (29, 30, 31):
         is_meant = number in times.dates and number - 1 not in times.dates

@@ -45,6 +45,13 @@ class Calendar:
         )
         """Tell whether there is such a day at all."""
 
+    @property
+    def names_every_day(self) -> bool:
+        """Tell whether one of two day fields, of which either will do, names all days."""
+        days = {day % 7 for day in self.weekdays if isinstance(day, int)}
+        is_all = self.dates >= set(range(1, 32)) or len(days) == 7
+        return is_all and not self.needs_both_days
+
     def first_from(self, wall: datetime) -> datetime:
         """The first of these local times that is not before `wall`."""
         day = self._first_day_from(wall.date())

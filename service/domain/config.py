@@ -106,7 +106,7 @@ class ScheduleConfig(_Part):
 
 class TaskConfig(_Part):
     name: Text = ""
-    prompt: Annotated[Text, Field(min_length=1, max_length=LONGEST_PROMPT)]
+    prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT), _IS_TEXT]
     context_files: list[Text] = []
     output_format: Annotated[OutputFormat, _IS_TEXT] = "checklist"
 
@@ -146,7 +146,7 @@ _EXPECTED = {
     "string_type": "not a text",
     "bool_type": "neither true nor false",
     "list_type": "not a list",
-    "instant": "not a date",
+    "instant": "no date that can be used",
     "literal_error": "none of the words that are understood",
     "enum": "none of the words that are understood",
 }
@@ -203,4 +203,6 @@ def shown(value: object) -> str:
         return "missing"
     if isinstance(value, bool | int | float | datetime):
         return str(value)[:60]
+    if type(value).__name__ == "DatetimeMS":  # what the driver makes of one
+        return "beyond the years 1 to 9999"
     return f"of type {type(value).__name__}"

@@ -148,15 +148,24 @@ def _request_problem(value: object, requested_at: datetime | None) -> Problem | 
         return None
     return Problem(
         "councilor_run_requested_at",
-        f"councilor_run_requested_at is {shown(value)}, not a date: no run was started for it",
+        f"councilor_run_requested_at is {shown(value)}, no date that can be used: no run for it",
         "write the date of now, such as new Date() in mongosh",
     )
 
 
 def _agent_id(value: object) -> str | None:
     """The identity where it can serve as one; BSON's code is a text in Python, and none here."""
-    is_usable = type(value) is str and 0 < len(value) <= LONGEST_AGENT_ID
+    is_usable = type(value) is str and 0 < len(value) <= LONGEST_AGENT_ID and _is_unicode(value)
     return str(value) if is_usable else None
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether a text can be encoded: JSON, unlike BSON, may hold half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _require_promotion(promoted: object, agent_id: str | None, value: object) -> None:

@@ -87,16 +87,19 @@ class Cron:
             wall = times.first_from(first)
             if (slot := instant_of(wall, span.offset)) < span.end:
                 return slot
-            span = span_at(self.zone, max(span.end, slot - _MOST_CHANGED))
+            following = span_at(self.zone, span.end)
+            # Nothing comes before `slot` but in the hour that is repeated next, if one is.
+            is_far = not following.is_after_overlap and slot - _MOST_CHANGED > following.end
+            span = span_at(self.zone, slot - _MOST_CHANGED) if is_far else following
 
     def latest_slot(self, not_after: datetime, accepted_at: datetime) -> datetime | None:
         times, span, end = calendar_of(self.expression), span_at(self.zone, not_after), not_after
         while (wall := times.last_until(local(end, span.offset))) < self._first_wall(span):
             if self._runs_after_gap(span):
                 return span.start if span.start > accepted_at else None
-            # Where clocks went back, later local times than now have been there already.
-            wall = times.last_until(self._first_wall(span) - _MINUTE)
-            end = min(span.start - _TICK, instant_of(wall, span.offset) + _MOST_CHANGED)
+            end = span.start - _TICK
+            if not span.is_after_overlap:  # later local times than these were there before it
+                end = min(end, instant_of(wall, span.offset) + _MOST_CHANGED)
             span = span_at(self.zone, end)
         slot = instant_of(wall, span.offset)
         return slot if slot > accepted_at else None
@@ -145,11 +148,13 @@ def cron_from(text: str, zone: str) -> Cron:
         if len(text) > _LONGEST_CRON_TEXT:
             found = f"{len(text):,} characters"
         raise ScheduleError(f"{quoted(text)} is not a cron expression: it has {found}", hint)
+    fields = [*map(_unwrapped, fields, _FIELD_VALUES, _FIELD_NAMES)]
+    expression = " ".join(fields)
     try:
-        expression = " ".join(map(_unwrapped, fields, _FIELD_VALUES, _FIELD_NAMES))
         calendar = calendar_of(expression)
     except CronSimError as error:
-        if _is_understood([*fields[:3], "*", fields[4]]):
+        is_about_days = "day-of-month" in str(error)
+        if is_about_days and _is_understood([*fields[:3], "*", fields[4]]):
             message = f"{quoted(text)} names a date that never comes"
             hint = "name a day that the month has, such as the 28th"
         else:
@@ -176,10 +181,12 @@ def _unwrapped(field: str, values: range, names: tuple[str, ...]) -> str:
 
 def _unwrapped_term(term: str, values: range, names: tuple[str, ...]) -> str:
     match = _RANGE.fullmatch(term)
-    if match is None or match[3] == "0":
+    if match is None or (match[3] is not None and int(match[3]) == 0):
         return term
     start, end = (_number(end, names) for end in match.group(1, 2))
     last = 7 if names == _WEEKDAYS else values[-1]
+    if start is not None and start == end and match[3] is not None:
+        return str(start)  # cronsim reads `5-5/20` as `5/20`
     if start is None or end is None or start <= end or start > last or end not in values:
         return term
     wrapped = [*range(start, values.stop), *range(values.start, end + 1)]

@@ -8,7 +8,7 @@ LONGEST_INTERVAL = timedelta(days=3660)
 
 _UNITS = (("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 _INTERVAL = re.compile("".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit, _ in _UNITS))
-INTERVAL_PATTERN = f"^(?=.*[1-9]){_INTERVAL.pattern}$"
+INTERVAL_PATTERN = rf"^(?=.*[1-9]){_INTERVAL.pattern}$(?!\n)"
 """What every valid interval matches; it says nothing of ten years."""
 
 

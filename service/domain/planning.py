@@ -28,6 +28,8 @@ from service.domain.jobs import (
 from service.domain.schedule import Timetable
 
 _TICK = timedelta(microseconds=1)
+_UNDECIDED = timedelta(seconds=2)
+"""Longer than a change of a document takes to be seen, by far."""
 
 
 class Change(StrEnum):
@@ -129,11 +131,14 @@ def past_of(
         accepted_at = instant_from(status.get("accepted_at"))
         if are_jobs_lost and status.get("state") == JobState.SCHEDULED:
             since = instant_from(status.get("observed_at"))
-    if stored is None or stored.spec_hash != desired.spec_hash:
-        oldest_open = max(accepted_at, since) if accepted_at and since else None
-        return Past(accepted_at, oldest_open, skipped_slot)
-    # The stored one may be the acceptance that a crash kept from being replaced by the server's.
-    return Past(accepted_at or stored.accepted_at, stored.next_run_at, skipped_slot)
+    if stored is not None and stored.spec_hash == desired.spec_hash:
+        # It may be the acceptance that a crash kept from being replaced by the server's.
+        return Past(accepted_at or stored.accepted_at, stored.next_run_at, skipped_slot)
+    if skipped_slot is not None and stored is not None and stored.next_run_at is not None:
+        # A slot of another spec that never came to be settled: it was edited away.
+        skipped_slot = skipped_slot if skipped_slot < stored.next_run_at else None
+    oldest_open = max(accepted_at, since) if accepted_at and since else None
+    return Past(accepted_at, oldest_open, skipped_slot)
 
 
 def plan(
@@ -170,30 +175,32 @@ def _job(desired: Desired, current: Job | None, past: Past, now: datetime) -> Jo
     if job.timetable is not None:
         next_run_at = _next_run_at(job.timetable, job, current, past, now)
         job = replace(job, next_run_at=next_run_at)
-    if job.spec is None:
-        return replace(job, skipped_slot=past.skipped_slot)
-    skipped_slot = skipped_slot_of(job.spec, job.timetable, job.next_run_at, past.skipped_slot, now)
+    skipped_slot = skipped_slot_of(desired, past, job.next_run_at, now, is_new=current is not None)
     return replace(job, skipped_slot=skipped_slot)
 
 
 def skipped_slot_of(
-    spec: JobSpec,
-    timetable: Timetable | None,
-    next_run_at: datetime | None,
-    said: datetime | None,
-    now: datetime,
+    desired: Desired, past: Past, next_run_at: datetime | None, now: datetime, *, is_new: bool
 ) -> datetime | None:
     """The slot that `skip_next` takes out: the next one, as of when the flag was first seen.
 
-    One that was `said` and is over stays: the flag has had its effect, until it is taken away. One
-    that is no slot any more (a pause, an edit) gives way to the next. While a slot is due and not
-    settled nobody can say whether the flag came before it: whoever settles it decides.
+    One that is over and settled stays: the flag has had its effect, until it is taken away. One
+    that is no slot any more (a pause, an edit) gives way to the next. While a slot is due nobody
+    can say whether the flag came before it, and whoever settles it decides; unless the flag
+    `is_new` and the slot has been due for a while.
     """
-    if not spec.skip_next:
+    spec, said, open_since = desired.spec, past.skipped_slot, past.oldest_open
+    is_over = said is not None and said <= now and (open_since is None or said < open_since)
+    if spec is None or is_over:
+        return said if is_over and (spec is None or spec.skip_next) else None
+    if not spec.skip_next or next_run_at is None or past.accepted_at is None:
         return None
-    if said is not None and (said <= now or (timetable is not None and timetable.has(said))):
+    timetable = spec.timetable(past.accepted_at)
+    if said is not None and timetable.has(said):
         return said
-    return next_run_at if next_run_at is not None and next_run_at > now else None
+    if next_run_at > now:
+        return next_run_at
+    return timetable.next_slot(now) if is_new and now - next_run_at > _UNDECIDED else None
 
 
 def _next_run_at(

@@ -28,10 +28,20 @@ class Verdict:
     spec: JobSpec | None
     carried_at: datetime | None
     """The acceptance that was lost with the document's status, where a job still knows it."""
-    upcoming: tuple[datetime, ...]
-    """The next slots of a cron; those of an interval depend on the acceptance."""
+    now: datetime
     skipped_slot: datetime | None
     """The slot that `skip_next` takes out; the first one, where none has been accepted yet."""
+
+    @property
+    def upcoming(self) -> tuple[datetime, ...]:
+        """The next slots of a cron; those of an interval depend on the acceptance.
+
+        A few more than are shown: the server drops those that are over by its clock.
+        """
+        if self.spec is None or not isinstance(self.spec.schedule, Cron):
+            return ()
+        timetable = self.spec.timetable(self.carried_at or self.now)
+        return upcoming_slots(timetable, self.now, SHOWN_RUNS + 3)
 
     @property
     def skips_first(self) -> bool:
@@ -45,10 +55,6 @@ def verdict_on(
 ) -> Verdict:
     """The verdict that the document should carry."""
     spec = desired.spec
-    upcoming: tuple[datetime, ...] = ()
-    if spec is not None and isinstance(spec.schedule, Cron):
-        # A few more than are shown: the server drops those that are over by its clock.
-        upcoming = upcoming_slots(spec.timetable(past.accepted_at or now), now, SHOWN_RUNS + 3)
     return Verdict(
         state=desired.state,
         spec_hash=desired.spec_hash,
@@ -57,7 +63,7 @@ def verdict_on(
         timezone=spec.schedule.zone if spec is not None else None,
         spec=spec,
         carried_at=past.accepted_at,
-        upcoming=upcoming,
+        now=now,
         skipped_slot=skipped_slot,
     )
 
@@ -72,7 +78,11 @@ def explanation_of(spec: JobSpec, skipped_slot: datetime | None = None) -> str:
         text += f", {interval_text(spec.delay + _ALMOST_A_SECOND)} later"
     if spec.paused_until is not None:
         text += f", not before {spec.paused_until:%Y-%m-%d %H:%M:%S} UTC"
-    return text if skipped_slot is None else f"{text}{skipped_slot:{SKIPPED_FORMAT}}"
+    return _with_exception(text, skipped_slot)
+
+
+def _with_exception(explanation: str, skipped_slot: datetime | None) -> str:
+    return explanation if skipped_slot is None else f"{explanation}{skipped_slot:{SKIPPED_FORMAT}}"
 
 
 def upcoming_slots(
@@ -93,15 +103,15 @@ def is_said(status: object, verdict: Verdict) -> bool:
         return False
     said = {name: status.get(name) for name in _VERDICT_FIELDS}
     explanation = verdict.explanation
-    if explanation is not None and verdict.skipped_slot is not None:
-        explanation += f"{verdict.skipped_slot:{SKIPPED_FORMAT}}"
+    if explanation is not None:
+        explanation = _with_exception(explanation, verdict.skipped_slot)
     return _shows_next_runs(status, verdict) and said == {
         "state": verdict.state,
         "spec_hash": verdict.spec_hash,
         "error": error_of(verdict.problem),
         "explanation": explanation,
         "timezone": verdict.timezone,
-        "skipped_slot": verdict.skipped_slot if verdict.spec else said["skipped_slot"],
+        "skipped_slot": verdict.skipped_slot,
     }
 
 

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
-from service.domain.calendar import LAST, LAST_WORKING_DAY, Calendar, calendar_of
+from service.domain.calendar import (
+    LAST,
+    LAST_WORKING_DAY,
+    MONTH_LENGTHS,
+    Calendar,
+    calendar_of,
+)
 
 _WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 _MONTHS = (
@@ -31,7 +37,10 @@ def cron_in_words(expression: str) -> str:
 
 def _days(calendar: Calendar) -> str:
     dates, weekdays = _dates(calendar), _weekdays(calendar)
-    if dates is None and weekdays is None:
+    is_every_day = dates is None or weekdays is None  # where either of them will do
+    if calendar.needs_both_days:
+        is_every_day = dates is None and weekdays is None
+    if is_every_day:
         return " ".join(filter(None, ("every day", _in_months(calendar))))
     if dates is not None and weekdays is not None and calendar.needs_both_days:
         numbers = [ordinal(day) for day in sorted(calendar.dates) if day > 0]
@@ -42,16 +51,15 @@ def _days(calendar: Calendar) -> str:
 
 def _dates(calendar: Calendar) -> str | None:
     """Which days of the month; None where all of them."""
-    numbers = [day for day in sorted(calendar.dates) if day > 0]
-    if len(numbers) == 31:
+    longest = max(MONTH_LENGTHS[month] for month in calendar.months)
+    numbers = [day for day in sorted(calendar.dates) if 0 < day <= longest]
+    if len(numbers) == longest:
         return None
     special = [f"the {text}" for day, text in _SPECIAL_DATES.items() if day in calendar.dates]
     dates = [_numbered(numbers)] if numbers else []
-    months = _in_months(calendar)
-    of_months = months.replace("in ", "of ", 1) if months.startswith("in ") else "of every month"
-    if months.startswith("from "):
-        of_months = f"of every month {months}"
-    return f"{_joined([*dates, *special])} {of_months}"
+    if not dates and not special:
+        return ""  # the 31st of February: the weekdays alone
+    return f"{_joined([*dates, *special])} {_of_months(calendar)}"
 
 
 def _numbered(numbers: Sequence[int]) -> str:
@@ -69,12 +77,10 @@ def _weekdays(calendar: Calendar) -> str | None:
     plain = sorted({day % 7 for day in calendar.weekdays if isinstance(day, int)})
     if len(plain) == 7:
         return None
-    months = _in_months(calendar)
-    of_months = months.replace("in ", "of ", 1) if months else "of every month"
-    parts = [f"{_every_weekday(plain)} {months}".rstrip()] if plain else []
+    parts = [f"{_every_weekday(plain)} {_in_months(calendar)}".rstrip()] if plain else []
     if pairs := sorted(day for day in calendar.weekdays if isinstance(day, tuple)):
         named = [f"the {_NTH[nth]} {_WEEKDAYS[day % 7]}" for day, nth in pairs]
-        parts.append(f"{_joined(named)} {of_months}")
+        parts.append(f"{_joined(named)} {_of_months(calendar)}")
     return ", and ".join(parts)
 
 
@@ -95,6 +101,13 @@ def _in_months(calendar: Calendar) -> str:
     if ends is not None and len(months) > 2:
         return f"from {_MONTHS[ends[0] + 1]} to {_MONTHS[ends[1] + 1]}"
     return f"in {_joined([_MONTHS[month] for month in months])}"
+
+
+def _of_months(calendar: Calendar) -> str:
+    months = _in_months(calendar)
+    if months.startswith("in "):
+        return f"of {months.removeprefix('in ')}"
+    return f"of every month {months}".rstrip()
 
 
 def _clock(calendar: Calendar) -> str | None:

@@ -27,6 +27,11 @@ class Span:
         return self.offset > self.before
 
     @property
+    def is_after_overlap(self) -> bool:
+        """Tell whether the clocks went back at `start`."""
+        return self.offset < self.before
+
+    @property
     def first_new_wall(self) -> datetime:
         """The first local time of this span that was not there already before `start`."""
         return local(self.start, max(self.offset, self.before))

@@ -53,6 +53,7 @@ class Machine:
             cases,
             Requests(cases, self.ledger, self.runner, self.clock, kept_for=timedelta(days=90)),
             self.clock,
+            serving_since=NOON,
             failed=self.faults.append,
             catch_up_spacing=timedelta(0),
         )

@@ -75,6 +75,7 @@ class Side:
             cases,
             Requests(cases, self.ledger, self.runner, self.clock, kept_for=timedelta(days=90)),
             self.clock,
+            serving_since=NOON,
             failed=self.faults.append,
             catch_up_spacing=timedelta(0),
         )

@@ -1,6 +1,7 @@
 """`skip_next`: which slot it takes out, what the verdict says of it, and that it does so once."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,14 +9,16 @@ import pytest
 
 from service.domain.catch_up import DueSlots, due_slots
 from service.domain.councilor import DocumentKey
-from service.domain.execution import Reason, Status, Trigger
-from service.domain.jobs import AgentDocument, Desired, Job, Past
-from service.domain.planning import Keep, Put, desired_job, plan
+from service.domain.execution import Claim, Execution, Reason, Status, Trigger
+from service.domain.jobs import AgentDocument, Desired, Job, Past, stored_of
+from service.domain.planning import Keep, Put, desired_job, past_of, plan
 from service.domain.verdict import is_said, verdict_on
 from tests.contract.test_agents import POLICY, councilor
 from tests.fakes import NOON
+from tests.steps import turned, turned_until
 from tests.unit.test_settler import Side, all_ended, ended
 
+ALMOST = timedelta(seconds=1)
 HALF_HOUR, MINUTE, TICK = timedelta(minutes=30), timedelta(minutes=1), timedelta(microseconds=1)
 FIRST, SECOND, THIRD, FOURTH = (NOON + n * HALF_HOUR for n in range(1, 5))
 
@@ -49,7 +52,9 @@ PINS: dict[str, Any] = {
     "it has had its effect": ((SECOND, FIRST), FIRST),
     "it has had its effect long ago": ((FOURTH, FIRST), FIRST),
     "no slot any more: the schedule was edited": ((NOON, FIRST + MINUTE), FIRST),
-    "a slot is due: who settles it decides": ((FIRST + MINUTE, None, OPEN), None),
+    "a slot is due: who settles it decides": ((FIRST + ALMOST, None, OPEN), None),
+    "a slot has been due for a while": ((FIRST + MINUTE, None, OPEN), SECOND),
+    "a slot was due when we started": ((FIRST + MINUTE, None), SECOND),
     "a slot is due, and is the one": ((FIRST + MINUTE, FIRST, OPEN), FIRST),
 }
 
@@ -78,8 +83,42 @@ def test_pauses_and_the_slot_that_is_taken_out(
     )
 
 
-def test_an_invalid_interlude_does_not_arm_the_flag_again() -> None:
+def test_an_invalid_interlude_neither_arms_the_flag_again_nor_uses_it_up() -> None:
     assert planned(SECOND, FIRST, value="nonsense").skipped_slot == FIRST
+    assert planned(NOON, FIRST, value="nonsense").skipped_slot is None
+
+
+NEVER_CAME: dict[str, Any] = {
+    "the schedule was edited": ({"value": "45m"}, SECOND + MINUTE),
+    "a pause was written": ({"paused_until": "2026-11-23T12:45"}, SECOND),
+}
+
+
+@pytest.mark.parametrize(("change", "after"), NEVER_CAME.values(), ids=NEVER_CAME)
+def test_a_slot_that_never_came_uses_no_flag_up(change: dict[str, Any], after: datetime) -> None:
+    """12:30 was the one, and the service was down over it, with the document changed meanwhile."""
+    left_behind = stored_of(planned(NOON, FIRST))
+    assert left_behind.next_run_at == left_behind.skipped_slot == FIRST
+    status = {"spec_hash": left_behind.spec_hash, "accepted_at": NOON, "skipped_slot": FIRST}
+    desired, now = desired_of(**change), FIRST + 20 * MINUTE
+    past = past_of(status, left_behind, desired)
+    if past.accepted_at is None:
+        past = replace(past, accepted_at=now)
+    (action,) = plan(desired, None, past, now)
+    assert isinstance(action, Put)
+    assert action.job.skipped_slot == action.job.next_run_at
+    assert action.job.next_run_at is not None
+    assert action.job.next_run_at >= after
+
+
+def test_a_slot_that_was_skipped_before_an_edit_uses_the_flag_up() -> None:
+    left_behind = stored_of(planned(FIRST + MINUTE, FIRST))
+    status = {"spec_hash": left_behind.spec_hash, "accepted_at": NOON, "skipped_slot": FIRST}
+    desired = desired_of(value="45m")
+    past = replace(past_of(status, left_behind, desired), accepted_at=FIRST + 20 * MINUTE)
+    (action,) = plan(desired, None, past, FIRST + 20 * MINUTE)
+    assert isinstance(action, Put)
+    assert action.job.skipped_slot == FIRST
 
 
 def test_verdict_names_the_slot_and_leaves_it_out() -> None:
@@ -210,9 +249,76 @@ async def test_a_document_that_cannot_remember_has_its_slot_skipped_all_the_same
     side.agents.refuses_status = True
     side.promote()
     document_of(side)["councilor_config"]["schedule"]["skip_next"] = True
+    for number, slot in enumerate((FIRST, SECOND, THIRD), start=1):
+        side.come_due(slot)
+        await side.settled(number)
+    await all_ended(side)
+    assert [status for _, status, _ in side.rows()] == [
+        Status.SKIPPED,
+        Status.COMPLETED,
+        Status.COMPLETED,
+    ]
+
+
+async def test_a_flag_outlives_a_writer_that_wipes_the_status(side: Side) -> None:
+    """The settler settled on the slot; the status that said so is gone, the job remembers."""
+    side.promote()
+    document_of(side)["councilor_config"]["schedule"]["skip_next"] = True
     side.come_due(FIRST)
     await side.settled(1)
-    assert side.rows() == [("12:30", Status.SKIPPED, Reason.SKIP_NEXT)]
+    del document_of(side)["councilor_status"]
+    side.come_due(SECOND)
+    await side.settled(2)
+    await all_ended(side)
+    assert [status for _, status, _ in side.rows()] == [Status.SKIPPED, Status.COMPLETED]
+
+
+async def test_a_flag_that_comes_after_another_replica_began_takes_out_the_next_slot(
+    side: Side,
+) -> None:
+    side.promote()
+    execution = Execution(
+        execution_id=f"exec_scout_{FIRST.timestamp():.0f}000",
+        agent_id="scout",
+        scheduled_for=FIRST,
+        trigger=Trigger.SCHEDULE,
+        spec_hash="",
+        owner="replica-2",
+        nonce="theirs",
+        started_at=FIRST,
+    )
+    assert await side.ledger.open(execution) is Claim.WON
+    document_of(side)["councilor_config"]["schedule"]["skip_next"] = True
+    side.come_due(FIRST)
+    await turned_until(lambda: not side.settler._tasks)
+    side.ledger.rows[execution.execution_id]["status"] = Status.COMPLETED
+    side.come_due(SECOND)
+    await side.settled(2)
+    assert side.rows() == [
+        ("12:30", Status.COMPLETED, None),
+        ("13:00", Status.SKIPPED, Reason.SKIP_NEXT),
+    ]
+
+
+async def test_a_skipped_slot_that_comes_while_another_waits_says_why(side: Side) -> None:
+    side.promote(overlap="queue_one", skip_next=True)
+    document_of(side)["councilor_status"] = {"skipped_slot": THIRD}
+    side.jobs.jobs["scout"] = replace(side.jobs.jobs["scout"], skipped_slot=THIRD)
+    side.conductor.released.clear()
+    side.come_due(FIRST)
+    await side.settled(1)
+    side.come_due(SECOND)
+    await turned()
+    side.come_due(THIRD)
+    await turned()
+    side.conductor.released.set()
+    await side.settled(3)
+    await all_ended(side)
+    assert side.rows() == [
+        ("12:30", Status.COMPLETED, None),
+        ("13:00", Status.COMPLETED, None),
+        ("13:30", Status.SKIPPED, Reason.SKIP_NEXT),
+    ]
 
 
 async def test_a_run_that_was_asked_for_is_not_skipped(side: Side) -> None:

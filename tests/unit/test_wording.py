@@ -1,12 +1,17 @@
 """Crons in plain English."""
 
+from datetime import timedelta
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from service.domain.cron import cron_from
-from tests.unit.test_cron_slots import Wanted
+from tests.fakes import NOON
+from tests.unit.test_cron_slots import Wanted, cron_of
 
+DAY, TICK = timedelta(days=1), timedelta(microseconds=1)
 WORDS = {
     "0 9 * * 1": "Every Monday at 09:00",
     "0 9 13 * 5": "The 13th of every month, and every Friday, at 09:00",
@@ -57,6 +62,14 @@ WORDS = {
     ),
     "0 9 1-7 * */1": "The 1st to 7th of every month at 09:00",
     "0 9 * * 0-7": "Every day at 09:00",
+    "0 9 1-31 * 1": "Every day at 09:00",
+    "0 9 13 * MON-SUN": "Every day at 09:00",
+    "0 9 1-31 3 1-5": "Every day in March at 09:00",
+    "0 9 */1 * 1": "Every Monday at 09:00",
+    "0 9 13 * */1": "The 13th of every month at 09:00",
+    "0 9 31 2 1": "Every Monday in February at 09:00",
+    "0 9 */3 2 *": "Every 3rd day from the 1st to the 28th of February at 09:00",
+    "0 9 * 3-5 FRI#1": "The first Friday of every month from March to May at 09:00",
 }
 
 
@@ -68,7 +81,28 @@ def test_cron_in_plain_english(text: str, words: str) -> None:
 def test_every_cron_has_words() -> None:
     random = Random("words")
     for _ in range(2_000):
-        words = cron_from(Wanted(random).text, "UTC").explanation
+        cron = cron_of(Wanted(random, NOON), "UTC")
+        words = cron.explanation if cron is not None else "None"
         assert words[0].isupper()
         assert ",," not in words
         assert "  " not in words
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_a_day_is_called_every_day_exactly_where_it_is(random: Random) -> None:
+    cron = cron_of(Wanted(random, NOON), "UTC")
+    if cron is None:
+        return
+    slots, after = set[int](), NOON.replace(year=2024, month=1, day=1, hour=0)
+    days = 366  # of a leap year
+    while len(slots) < days and (after := cron.next_slot(after - TICK, after - DAY)).year == 2024:
+        slots.add(after.timetuple().tm_yday)
+        after = (after + DAY).replace(hour=0, minute=0)
+    words = cron.explanation
+    is_named = any(name in words for name in ("of ", "day ", " in ", " from ", "day,", "Every day"))
+    if len(slots) == days:
+        assert "Monday" not in words
+        assert "th of" not in words
+    else:
+        assert is_named

@@ -18,7 +18,12 @@ from pymongo.write_concern import WriteConcern
 
 from service.adapters.mongo.client import Client, translated, translation_of
 from service.adapters.mongo.keys import LENIENT, id_of, key_of
-from service.adapters.mongo.verdicts import guarded_filter, skipping_update, verdict_update
+from service.adapters.mongo.verdicts import (
+    JUDGED,
+    guarded_filter,
+    skipping_update,
+    verdict_update,
+)
 from service.adapters.mongo.watch import OpenWatch, RawCollection, opened_stream
 from service.domain.config import instant_from
 from service.domain.councilor import DocumentKey
@@ -43,7 +48,6 @@ _FIELDS = (
     "stats",
 )
 _PROJECTION = dict.fromkeys(_FIELDS, 1)
-_JUDGED = ("agent_id", "is_councilor", "councilor_config")
 # Anything but null and false: what is neither is invalid, and told so. An array that holds one of
 # them would be matched as if it were one.
 _PROMOTED: list[dict[str, Any]] = [
@@ -112,7 +116,8 @@ class MongoAgents:
         await self._update_each(
             [
                 UpdateOne(
-                    guarded_filter(id_of(document.key), document.revision), verdict_update(verdict)
+                    guarded_filter(id_of(document.key), document.revision),
+                    verdict_update(verdict, (document.fields or {}).get("councilor_status")),
                 )
                 for document, verdict in verdicts
             ]
@@ -126,9 +131,8 @@ class MongoAgents:
 
     async def leave_out(self, document: AgentDocument, slot: datetime) -> None:
         wanted = guarded_filter(id_of(document.key), document.revision)
-        undecided = {"councilor_status.skipped_slot": {"$not": {"$type": "date"}}}
         with translated():
-            await self._documents.update_one({**wanted, **undecided}, skipping_update(slot))
+            await self._documents.update_one(wanted, skipping_update(slot))
 
     async def clear_verdicts(self, keys: Sequence[DocumentKey]) -> None:
         if not keys:
@@ -197,7 +201,7 @@ def _document_of(raw: RawBSONDocument) -> AgentDocument:
         fields, damage = bson.decode(raw.raw, _STRICT), None
     except InvalidBSON as error:
         fields, damage = bson.decode(raw.raw, LENIENT), str(error)[:200]
-    revision = {name: fields[name] for name in _JUDGED if name in fields}
+    revision = {name: fields[name] for name in JUDGED if name in fields}
     if damage is None:
         # As raw bytes where it is a document: an equal one decodes and encodes to these, always.
         revision = {name: raw[name] for name in revision}

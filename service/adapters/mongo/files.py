@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bson import json_util
+from bson.codec_options import DatetimeConversion
 from bson.errors import BSONError
 from bson.objectid import ObjectId
 
@@ -36,16 +37,22 @@ def documents_in(path: Path) -> Sequence[tuple[AgentDocument, str]]:
 def _documents_in(path: Path) -> Sequence[AgentDocument]:
     try:
         content = json_util.loads(
-            path.read_text(encoding="utf-8"),
-            json_options=json_util.JSONOptions(tz_aware=True),
+            path.read_text(encoding="utf-8-sig"),
+            json_options=json_util.JSONOptions(
+                tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+            ),
         )
     except OSError as error:
         raise UnreadableFile(f"{path}: {error.strerror}") from error
-    except (ValueError, TypeError, BSONError) as error:
-        raise UnreadableFile(f"{path}: not JSON: {error}") from error
+    except (ValueError, TypeError, ArithmeticError, RecursionError, BSONError) as error:
+        raise UnreadableFile(f"{path}: not JSON: {str(error) or type(error).__name__}") from error
     documents = content if isinstance(content, list) else [content]
     if not all(isinstance(document, dict) for document in documents):
         raise UnreadableFile(f"{path}: holds neither a document nor a list of documents")
-    return [
-        AgentDocument(key_of(document.get("_id", ObjectId())), document) for document in documents
-    ]
+    try:
+        return [
+            AgentDocument(key_of(document.get("_id", ObjectId())), document)
+            for document in documents
+        ]
+    except (ValueError, ArithmeticError, BSONError) as error:
+        raise UnreadableFile(f"{path}: an _id that MongoDB cannot hold: {error}") from error

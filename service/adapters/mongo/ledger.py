@@ -213,6 +213,13 @@ class MongoLedger:
             await self._count(row["councilor_id"], None, run)
         return len(rows)
 
+    async def running_owner(self, agent_id: str) -> str | None:
+        wanted = {"councilor_id": agent_id, "status": Status.RUNNING.value}
+        with translated():
+            row = await self._rows.find_one(wanted, {"owner": 1})
+        owner = row.get("owner") if row is not None else None
+        return owner if isinstance(owner, str) else None
+
     async def settled_until(self, agent_id: str, since: datetime) -> datetime | None:
         rows = {
             "councilor_id": agent_id,

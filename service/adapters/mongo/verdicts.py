@@ -9,7 +9,7 @@ from service.domain.interval import Every
 from service.domain.jobs import JobSpec, JobState
 from service.domain.verdict import SHOWN_RUNS, SKIPPED_FORMAT, Verdict, error_of
 
-_JUDGED = ("agent_id", "is_councilor", "councilor_config")
+JUDGED = ("agent_id", "is_councilor", "councilor_config")
 
 
 def guarded_filter(document_id: Any, revision: object) -> dict[str, Any]:
@@ -21,17 +21,17 @@ def guarded_filter(document_id: Any, revision: object) -> dict[str, Any]:
     wanted: dict[str, Any] = {"_id": document_id}
     if not isinstance(revision, Mapping):
         return wanted
-    for name in _JUDGED:
+    for name in JUDGED:
         there = name in revision
         wanted[name] = {"$eq": revision[name]} if there else {"$exists": False}
     return wanted
 
 
-def verdict_update(verdict: Verdict) -> list[dict[str, Any]]:
+def verdict_update(verdict: Verdict, status_read: object) -> list[dict[str, Any]]:
     """Set the status. The first acceptance of a spec is the server's time, and is never moved.
 
-    It is carried over from `carried_at` where the document has lost it. A slot that `skip_next` has
-    taken out already stays where it is.
+    It is carried over from `carried_at` where the document has lost it. The slot that `skip_next`
+    takes out stays where it is if somebody has settled on one since `status_read`.
     """
     left = {"$filter": {"input": "$$slots", "cond": {"$ne": ["$$this", "$$skipped_slot"]}}}
     status = {
@@ -51,7 +51,7 @@ def verdict_update(verdict: Verdict) -> list[dict[str, Any]]:
         accepted_at=_accepted_at(verdict),
         then=_let(
             slots=_slots(verdict),
-            then=_let(skipped_slot=_skipped_slot(verdict), then=status),
+            then=_let(skipped_slot=_skipped_slot(verdict, status_read), then=status),
         ),
     )
     return [{"$set": {"councilor_status": replacement}}]
@@ -64,17 +64,16 @@ def skipping_update(slot: datetime) -> list[dict[str, Any]]:
     return [{"$set": {"councilor_status": {"$mergeObjects": [status, {"skipped_slot": slot}]}}}]
 
 
-def _skipped_slot(verdict: Verdict) -> Any:
-    there = "$councilor_status.skipped_slot"
-    if verdict.spec is None:
-        return there
-    if not verdict.spec.skip_next:
+def _skipped_slot(verdict: Verdict, status_read: object) -> Any:
+    if verdict.spec is not None and not verdict.spec.skip_next:
         return None
-    had_effect = [{"$eq": [{"$type": there}, "date"]}, {"$lte": [there, "$$NOW"]}]
+    there = "$councilor_status.skipped_slot"
+    read = status_read.get("skipped_slot") if isinstance(status_read, Mapping) else None
+    is_another = [{"$eq": [{"$type": there}, "date"]}, {"$ne": [there, _literal(read)]}]
     wanted: Any = _literal(verdict.skipped_slot)
     if verdict.skips_first:
         wanted = {"$arrayElemAt": ["$$slots", 0]}
-    return {"$cond": [{"$and": had_effect}, there, wanted]}
+    return {"$cond": [{"$and": is_another}, there, wanted]}
 
 
 def _explanation(verdict: Verdict) -> Any:
