@@ -22,7 +22,7 @@ from service.runner import Runner, cancelled
 log = structlog.get_logger()
 
 _TICK = timedelta(microseconds=1)
-CATCH_UP_SPACING = timedelta(milliseconds=50)
+_CATCH_UP_SPACING = timedelta(milliseconds=50)
 """After an outage all councilors are late at once: their runs start one after the other."""
 
 
@@ -39,15 +39,16 @@ class _Start:
     """The next slot after now."""
 
 
-class _Pace:
+class Pace:
     """Lets one through at a time, in order, with a distance between two."""
 
-    def __init__(self, spacing: timedelta) -> None:
+    def __init__(self, spacing: timedelta = _CATCH_UP_SPACING) -> None:
         self._spacing = spacing.total_seconds()
         self._one = asyncio.Lock()
         self._next = 0.0
 
     async def turn(self) -> None:
+        """Wait until it is one's turn; a caller that is cancelled takes none."""
         async with self._one:
             now = asyncio.get_running_loop().time()
             await asyncio.sleep(max(0.0, self._next - now))
@@ -72,7 +73,7 @@ class Settler:
         *,
         serving_since: datetime,
         failed: Callable[[BaseException], None],
-        catch_up_spacing: timedelta = CATCH_UP_SPACING,
+        catch_up_pace: Pace | None = None,
     ) -> None:
         self._agents = agents
         self._ledger = ledger
@@ -81,7 +82,7 @@ class Settler:
         self._cases = cases
         self._clock = clock
         self._requests = requests
-        self._catch_up_pace = _Pace(catch_up_spacing)
+        self._catch_up_pace = catch_up_pace or Pace()
         self._serving_since = serving_since
         self._tasks: dict[object, asyncio.Task[None]] = {}
         self._is_stopped = False
@@ -149,13 +150,20 @@ class Settler:
         return await self._after(case, start, claim, was_queued=queued is not None)
 
     async def _wait_for_others(self, fire: Fire) -> None:
-        """Leave late slots to the replica that runs the agent: one may be waiting for that run."""
-        is_late = self._clock() - fire.due_at > PUNCTUAL or fire.due_at < self._serving_since
-        while is_late:
+        """Leave slots that have piled up to the replica that runs the agent: one may wait there."""
+        while not self._is_latest(fire):
             owner = await self._ledger.running_owner(fire.agent_id)
             if owner is None or owner == self._runner.owner:
                 return
             await self._runner.wait_for_agent(fire.agent_id)
+
+    def _is_latest(self, fire: Fire) -> bool:
+        """Tell whether no slot has come due since this one, which is on time."""
+        job, now = self._jobs.of_agent(fire.agent_id), self._clock()
+        if job is None or job.timetable is None:
+            return True
+        is_on_time = now - fire.due_at <= PUNCTUAL and fire.due_at >= self._serving_since
+        return is_on_time and job.timetable.next_slot(fire.due_at) > now
 
     async def _take_place(
         self, fire: Fire, queued: datetime | None, *, has_turn: bool

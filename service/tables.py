@@ -41,9 +41,9 @@ def show_jobs(items: Sequence[Mapping[str, object]], now: datetime, *, as_json: 
         said = error["message"] if isinstance(error, Mapping) else item["explanation"]
         rate = item["success_rate"]
         table.add_row(
-            Text(str(item["agent_id"])),
+            _text(item["agent_id"]),
             _coloured(item["state"]),
-            Text(str(said or "")),
+            _text(said),
             _from_now(item["next_run_time"], now),
             _from_now(item["last_execution"], now),
             _coloured(item["last_severity"]),
@@ -66,7 +66,7 @@ def show_history(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None
             _coloured(row.get("status")),
             _coloured(row.get("severity")),
             f"{took / 1000:.1f} s" if isinstance(took, int) else "",
-            Text(_one_line(row.get("error") or row.get("reason"))),
+            _text(_one_line(row.get("error") or row.get("reason"))),
         )
     _print(table, "no executions" if not rows else None)
 
@@ -86,11 +86,11 @@ def show_findings(findings: Sequence[Finding], sources: Sequence[str], *, as_jso
     for finding, source in zip(findings, sources, strict=True):
         row = _row(
             widths,
-            Text(finding.agent_id or "(none)"),
+            _text(finding.agent_id or "(none)"),
             _coloured(finding.state.replace("_", " ")),
             Text(_instant(finding.next_runs[0]) if finding.next_runs else ""),
             Text(_rate(finding.runs_per_day)),
-            Text(finding.explanation or ""),
+            _text(finding.explanation),
         )
         console.print(row)
         for note in _notes(finding, source):
@@ -110,14 +110,14 @@ def _row(widths: Sequence[int], *cells: Text) -> Table:
 
 def _notes(finding: Finding, source: str) -> Iterator[Text]:
     if source and (finding.error is not None or finding.warnings):
-        yield Text(source, style="dim")
+        yield _text(source, "dim")
     if finding.error is not None:
         field, message = finding.error["field"], finding.error["message"]
         said = message if message.startswith(field) else f"{field}: {message}"
-        yield Text(said, style="red")
-        yield Text(f"→ {finding.error['hint']}", style="red")
+        yield _text(said, "red")
+        yield _text(f"→ {finding.error['hint']}", "red")
     for warning in finding.warnings:
-        yield Text(f"! {warning}", style="yellow")
+        yield _text(f"! {warning}", "yellow")
 
 
 def _rate(runs_per_day: float | None) -> str:
@@ -164,6 +164,12 @@ def print_json(content: object) -> None:
 def _one_line(value: object) -> str:
     line = " ".join(str(value or "").split())
     return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}…"
+
+
+def _text(value: object, style: str = "") -> Text:
+    """What users wrote, without what would steer a terminal."""
+    text = "" if value is None else str(value)
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text), style)
 
 
 def _coloured(word: object) -> Text:

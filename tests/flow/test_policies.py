@@ -140,3 +140,29 @@ async def test_a_run_that_is_killed_amid_overlaps_leaves_every_slot_its_row(
     assert ("overlap" in reasons) or overlap == "queue_one"
     keys = [call.headers["Idempotency-Key"] for call in conductor.calls]
     assert len(keys) == len(set(keys))
+
+
+async def test_a_replica_that_joins_leaves_waiting_slots_to_the_one_that_holds_them(
+    launch: Launch, db: Database, conductor: TestConductor
+) -> None:
+    """A slot that waits for the end of a run has no row yet: it is no outage for a newcomer."""
+    agent = {"agent_id": "scout", "is_councilor": True}
+    waiting = config("2s", prompt="wait here", overlap="queue_one", catch_up="skip")
+    await db["agents"].insert_one({**agent, "councilor_config": waiting})
+    await launch(CONDUCTOR_API_URL=conductor.url)
+    first = (await eventually(lambda: rows_of(db, "scout")))[0]["scheduled_for"]
+    await eventually(lambda: is_after(first + 4.2 * SECOND))
+    newcomer = await launch(CONDUCTOR_API_URL=conductor.url)
+    await newcomer.saw("resync_finished")
+    await eventually(lambda: is_after(first + 8.2 * SECOND))
+    assert [row["status"] for row in await rows_of(db, "scout")] == ["running"]
+    conductor.released.set()
+    await eventually(lambda: run_after(db, "scout", first + 10 * SECOND))
+    rows = await rows_of(db, "scout")
+    assert [(row["status"], row["reason"]) for row in rows[:3]] == [
+        ("completed", None),
+        ("completed", None),
+        ("skipped", "overlap"),
+    ]
+    slots = [row["scheduled_for"] for row in rows]
+    assert slots == [first + 2 * n * SECOND for n in range(len(slots))]

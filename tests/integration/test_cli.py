@@ -201,6 +201,16 @@ async def test_check_is_fit_for_a_folder_and_for_some_of_its_agents(tmp_path: Pa
     assert (code, "no JSON files" in err) == (1, True)
 
 
+async def test_a_document_cannot_steer_the_terminal_it_is_shown_on(tmp_path: Path) -> None:
+    agent = councilor("a\x1b[31mRED\x07\nnew") | {"council\x1bor_config": 1}
+    agent["councilor_config"]["schedule"]["value"] = "[bold]\x1b[2J"
+    (tmp_path / "a.json").write_bytes(orjson.dumps(agent))
+    code, out, _ = await commanded("check", "--file", str(tmp_path))
+    assert (code, "[bold]" in out) == (1, True)
+    assert all(character.isprintable() or character == "\n" for character in out)
+    assert "a\N{REPLACEMENT CHARACTER}[31mRED" in out
+
+
 async def test_schema_prints_a_validator() -> None:
     code, out, _ = await commanded("schema")
     assert (code, orjson.loads(out)) == (0, agents_validator())

@@ -263,6 +263,19 @@ async def test_edit_drops_the_open_slot() -> None:
         assert table.next_run_at() == FUTURE + HOUR
 
 
+async def test_timer_that_failed_is_set_anew_when_its_job_is_put() -> None:
+    table = Table()
+    async with table.jobs.firing(table.fires.put_nowait):
+        table.jobs.put(job_of(FUTURE))
+        timer = table.jobs._store.lookup_job("a")
+        assert timer is not None
+        timer._modify(next_run_time=None)
+        table.jobs._store.update_job(timer)
+        assert table.next_run_at() is None
+        table.jobs.put(job_of(FUTURE))
+        assert table.next_run_at() == FUTURE + HOUR
+
+
 async def test_timer_hands_over_every_slot_with_its_exact_due_time() -> None:
     table, anchor, period = Table(), wall_clock(), timedelta(milliseconds=200)
     async with table.jobs.firing(table.fires.put_nowait):

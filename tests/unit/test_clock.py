@@ -16,7 +16,7 @@ from service.domain.planning import Put, desired_job, plan
 from service.domain.severity import SeverityRule
 from service.requests import Requests
 from service.runner import Runner, RunPolicy
-from service.settler import Settler
+from service.settler import Pace, Settler
 from service.telemetry import Telemetry
 from tests.contract.test_agents import POLICY, councilor
 from tests.fakes import NOON, FakeAgents, FakeClock, FakeConductor, FakeLedger
@@ -55,7 +55,7 @@ class Machine:
             self.clock,
             serving_since=NOON,
             failed=self.faults.append,
-            catch_up_spacing=timedelta(0),
+            catch_up_pace=Pace(timedelta(0)),
         )
         fields = councilor(value="1m")
         fields["councilor_config"]["schedule"] |= schedule

@@ -176,6 +176,26 @@ WRONG = {
 }
 
 
+MESSAGES: dict[str, tuple[str, object, str]] = {
+    "a long prompt": (".task.prompt", "x" * 10_001, "has 10,001 characters, too many"),
+    "an empty prompt": (".task.prompt", "", "is empty"),
+    "no prompt": (".task.prompt", GONE, "is missing"),
+    "a prompt of bytes": (".task.prompt", b"x", "is of type bytes, not a text"),
+    "no schedule": (".schedule", GONE, "is missing"),
+    "a schedule of text": (".schedule", "30m", 'is "30m", not a document'),
+    "a number": (".schedule.value", 30, "is 30, not a text"),
+    "one more way": (".schedule.type", "weekly", 'is "weekly", none of the words that are'),
+    "no flag": (".schedule.enabled", "yes", 'is "yes", neither true nor false'),
+    "no date": (".schedule.paused_until", "soon", 'is "soon", no date that can be used'),
+}
+
+
+@pytest.mark.parametrize(("path", "value", "words"), MESSAGES.values(), ids=MESSAGES)
+def test_message_names_the_value(path: str, value: object, words: str) -> None:
+    problem = invalid(changed(path, value)).problem
+    assert problem.message.startswith(f"{whole(path)} {words}")
+
+
 @pytest.mark.parametrize(("path", "value"), rows(WRONG))
 def test_problem_names_the_field_and_how_to_mend_it(path: str, value: object) -> None:
     problem = invalid(changed(path, value)).problem

@@ -305,3 +305,20 @@ async def test_skip_next_is_pinned_once_and_armed_again_by_taking_it_away() -> N
         await turned_until(lambda: skipped() is None)
         side.change_schedule(1, skip_next=True)
         await turned_until(lambda: skipped() == NOON + 4 * HALF_HOUR)
+
+
+async def test_a_verdict_is_complete_when_the_slot_that_was_due_is_settled() -> None:
+    """While it is, nobody can say which slot `skip_next` takes out."""
+    side = Side()
+    side.agents.change(1, councilor())
+    reconciler = side.reconciler()
+    async with going(reconciler.watch(), reconciler.reconcile()):
+        await turned_until(lambda: side.status(1))
+        side.clock.advance(HALF_HOUR)
+        side.change_schedule(1, skip_next=True)
+        await turned()
+        assert "skipped_slot" not in (side.status(1) or {})
+        side.jobs.settle("scout", NOON + HALF_HOUR)
+        reconciler.reconsider("scout")
+        await turned_until(lambda: "skipped_slot" in (side.status(1) or {}))
+        assert (side.status(1) or {})["skipped_slot"] == NOON + 2 * HALF_HOUR

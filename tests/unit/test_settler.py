@@ -20,7 +20,7 @@ from service.domain.severity import Severity, SeverityRule
 from service.ports import Answer, Failure, Refused, Unavailable
 from service.requests import Requests
 from service.runner import Runner, RunPolicy
-from service.settler import Settler
+from service.settler import Pace, Settler
 from service.telemetry import Telemetry
 from tests.contract.test_agents import councilor
 from tests.fakes import (
@@ -36,6 +36,7 @@ from tests.steps import eventually, turned, turned_until
 HALF_HOUR = timedelta(minutes=30)
 POLICY = SchedulePolicy()
 KEY = key_of(1)
+LONG_AGO = NOON - timedelta(days=9_999)
 
 
 @dataclass
@@ -47,6 +48,8 @@ class Side:
     ledger: FakeLedger = field(default_factory=FakeLedger)
     conductor: FakeConductor = field(default_factory=FakeConductor)
     max_concurrent: int = 10
+    pace: Pace = field(default_factory=lambda: Pace(timedelta(0)))
+    serving_since: datetime = NOON
     faults: list[BaseException] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -75,9 +78,9 @@ class Side:
             cases,
             Requests(cases, self.ledger, self.runner, self.clock, kept_for=timedelta(days=90)),
             self.clock,
-            serving_since=NOON,
+            serving_since=self.serving_since,
             failed=self.faults.append,
-            catch_up_spacing=timedelta(0),
+            catch_up_pace=self.pace,
         )
 
     def promote(self, agent_id: str = "scout", **schedule: object) -> None:
@@ -273,6 +276,137 @@ async def test_all_missed_slots_run_one_after_the_other_where_wanted() -> None:
             ("13:00", Status.COMPLETED),
             ("13:30", Status.COMPLETED),
         ]
+
+
+class Gate(Pace):
+    """Lets nobody through until it is opened; knows how many wait."""
+
+    def __init__(self) -> None:
+        super().__init__(timedelta(0))
+        self.opened = asyncio.Event()
+        self.waiting = 0
+
+    async def turn(self) -> None:
+        self.waiting += 1
+        try:
+            await self.opened.wait()
+        finally:
+            self.waiting -= 1
+
+
+async def test_turns_come_one_after_the_other_with_a_distance() -> None:
+    pace, loop, times = Pace(timedelta(milliseconds=20)), asyncio.get_running_loop(), list[float]()
+
+    async def take() -> None:
+        await pace.turn()
+        times.append(loop.time())
+
+    await asyncio.gather(*(take() for _ in range(4)))
+    assert times == sorted(times)
+    assert times[-1] - times[0] >= 0.059
+
+
+async def test_a_late_run_waits_for_its_turn_without_holding_a_place() -> None:
+    gate = Gate()
+    async with ended(Side(max_concurrent=1, pace=gate)) as side:
+        side.promote()
+        side.come_due(NOON + HALF_HOUR, late=timedelta(minutes=5))
+        await turned_until(lambda: gate.waiting)
+        assert side.rows() == []
+        assert not side.runner.is_full
+        gate.opened.set()
+        await side.settled(1)
+        await all_ended(side)
+        assert side.rows() == [("12:30", Status.COMPLETED, None)]
+        assert not side.runner.is_full
+
+
+async def test_a_pause_while_a_late_run_waits_for_its_turn_holds() -> None:
+    gate = Gate()
+    async with ended(Side(pace=gate)) as side:
+        side.promote()
+        side.come_due(NOON + HALF_HOUR, late=timedelta(minutes=5))
+        await turned_until(lambda: gate.waiting)
+        paused = councilor()
+        paused["councilor_config"]["schedule"]["enabled"] = False
+        side.change(paused)
+        gate.opened.set()
+        await side.settled(1)
+        assert side.rows() == [("12:30", Status.SKIPPED, Reason.PAUSED)]
+        assert side.conductor.orders == []
+
+
+async def test_a_slot_that_is_on_time_comes_before_a_late_one_whose_turn_has_not_come() -> None:
+    """And what was missed before it is one stretch, whatever was decided at first."""
+    gate = Gate()
+    async with ended(Side(pace=gate)) as side:
+        side.promote()
+        almost = timedelta(milliseconds=5)
+        side.come_due(NOON + HALF_HOUR, late=4 * HALF_HOUR - almost)
+        await turned_until(lambda: gate.waiting)
+        side.clock.advance(almost)
+        await eventually(lambda: asyncio.sleep(0, len(side.ledger.rows) == 2))
+        await all_ended(side)
+        assert side.rows() == [
+            ("12:30", Status.MISSED, Reason.OUTAGE),
+            ("14:30", Status.COMPLETED, None),
+        ]
+        assert side.ledger.rows["exec_scout_1795437000000"]["slots_missed"] == 4
+
+
+async def test_stopping_while_a_late_run_waits_leaves_its_slot_open() -> None:
+    gate = Gate()
+    async with ended(Side(pace=gate)) as side:
+        side.promote()
+        side.come_due(NOON + HALF_HOUR, late=timedelta(minutes=5))
+        await turned_until(lambda: gate.waiting)
+        await side.settler.stop()
+        assert (side.rows(), gate.waiting, side.runner.is_full) == ([], 0, False)
+        assert side.jobs.jobs["scout"].next_run_at == NOON + HALF_HOUR
+
+
+def theirs(slot: datetime) -> Execution:
+    """A run of another replica's."""
+    return Execution(
+        execution_id=f"exec_scout_{slot.timestamp():.0f}000",
+        agent_id="scout",
+        scheduled_for=slot,
+        trigger=Trigger.SCHEDULE,
+        spec_hash="",
+        owner="replica-2",
+        nonce="theirs",
+        started_at=slot,
+    )
+
+
+async def test_late_slots_are_left_to_the_replica_that_runs_the_agent() -> None:
+    """One of them may wait there for the end of that run: nothing was missed."""
+    async with ended(Side(serving_since=LONG_AGO)) as side:
+        side.promote(overlap="queue_one", catch_up="skip")
+        first, second = NOON + HALF_HOUR, NOON + 2 * HALF_HOUR
+        assert await side.ledger.open(theirs(first)) is Claim.WON
+        side.come_due(second, late=timedelta(minutes=5))
+        await turned()
+        assert side.rows() == [("12:30", Status.RUNNING, None)]
+        side.ledger.rows[theirs(first).execution_id]["status"] = Status.COMPLETED
+        assert await side.ledger.open(theirs(second)) is Claim.WON
+        side.ledger.rows[theirs(second).execution_id]["status"] = Status.COMPLETED
+        await eventually(lambda: asyncio.sleep(0, not side.settler._tasks))
+        assert [row[:2] for row in side.rows()] == [
+            ("12:30", Status.COMPLETED),
+            ("13:00", Status.COMPLETED),
+        ]
+
+
+async def test_a_slot_that_another_replica_was_there_for_was_not_missed() -> None:
+    """A replica that joins starts it, where the other has not: on time is on time."""
+    async with ended(Side(serving_since=LONG_AGO)) as side:
+        side.promote(catch_up="skip")
+        side.come_due(NOON + HALF_HOUR, late=timedelta(seconds=2))
+        await side.settled(1)
+        await all_ended(side)
+        (row,) = side.ledger.rows.values()
+        assert (row["trigger"], row["status"]) == (Trigger.SCHEDULE, Status.COMPLETED)
 
 
 async def test_a_run_that_was_asked_for_runs_once_even_while_paused(side: Side) -> None:

@@ -9,14 +9,14 @@ import pytest
 
 from service.domain.catch_up import DueSlots, due_slots
 from service.domain.councilor import DocumentKey
-from service.domain.execution import Claim, Execution, Reason, Status, Trigger
+from service.domain.execution import Claim, Reason, Status, Trigger
 from service.domain.jobs import AgentDocument, Desired, Job, Past, stored_of
 from service.domain.planning import Keep, Put, desired_job, past_of, plan
 from service.domain.verdict import is_said, verdict_on
 from tests.contract.test_agents import POLICY, councilor
 from tests.fakes import NOON
 from tests.steps import turned, turned_until
-from tests.unit.test_settler import Side, all_ended, ended
+from tests.unit.test_settler import Side, all_ended, ended, theirs
 
 ALMOST = timedelta(seconds=1)
 HALF_HOUR, MINUTE, TICK = timedelta(minutes=30), timedelta(minutes=1), timedelta(microseconds=1)
@@ -277,16 +277,7 @@ async def test_a_flag_that_comes_after_another_replica_began_takes_out_the_next_
     side: Side,
 ) -> None:
     side.promote()
-    execution = Execution(
-        execution_id=f"exec_scout_{FIRST.timestamp():.0f}000",
-        agent_id="scout",
-        scheduled_for=FIRST,
-        trigger=Trigger.SCHEDULE,
-        spec_hash="",
-        owner="replica-2",
-        nonce="theirs",
-        started_at=FIRST,
-    )
+    execution = theirs(FIRST)
     assert await side.ledger.open(execution) is Claim.WON
     document_of(side)["councilor_config"]["schedule"]["skip_next"] = True
     side.come_due(FIRST)
