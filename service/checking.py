@@ -89,7 +89,7 @@ def _finding_on(
         agent_id=desired.agent_id,
         state=desired.state,
         error=error,
-        explanation=explanation_of(spec, skipped_slot),
+        explanation=explanation_of(spec, skipped_slot, seen.at),
         timezone=spec.schedule.zone,
         next_runs=runs,
         runs_per_day=round(runs_per_day, 4),

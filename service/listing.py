@@ -42,7 +42,9 @@ class Page:
     next: str | None
 
 
-async def page_of(jobs: Sequence[Job], query: Query, agents: Agents, ledger: Ledger) -> Page:
+async def page_of(
+    jobs: Sequence[Job], query: Query, agents: Agents, ledger: Ledger, now: datetime
+) -> Page:
     """One page of these jobs, with what documents and ledger say. Raises Unavailable."""
     text = query.text.casefold()
     chosen = [
@@ -61,18 +63,20 @@ async def page_of(jobs: Sequence[Job], query: Query, agents: Agents, ledger: Led
         start = place + 1
     shown = chosen[start : start + query.limit]
     is_last = start + query.limit >= len(chosen)
-    items = await items_of(shown, agents, ledger)
+    items = await items_of(shown, agents, ledger, now)
     return Page(items, len(chosen), None if is_last or not shown else shown[-1].agent_id)
 
 
-async def items_of(jobs: Sequence[Job], agents: Agents, ledger: Ledger) -> list[Item]:
+async def items_of(
+    jobs: Sequence[Job], agents: Agents, ledger: Ledger, now: datetime
+) -> list[Item]:
     """These jobs, with the statistics of their documents. Raises Unavailable."""
     if not jobs:
         return []
     documents = await agents.read([job.key for job in jobs])
     latest = await ledger.latest([job.agent_id for job in jobs])
     return [
-        _item(job, document, latest.get(job.agent_id))
+        _item(job, document, latest.get(job.agent_id), now)
         for job, document in zip(jobs, documents, strict=True)
     ]
 
@@ -84,7 +88,7 @@ async def detail_of(job: Job, agents: Agents, ledger: Ledger, now: datetime) -> 
     latest = await ledger.latest([job.agent_id])
     timetable = job.timetable
     return {
-        **_item(job, document, latest.get(job.agent_id)),
+        **_item(job, document, latest.get(job.agent_id), now),
         "verdict": (document.fields or {}).get("councilor_status"),
         "next_runs": upcoming_slots(timetable, now, SHOWN_RUNS, job.skipped_slot)
         if timetable is not None
@@ -129,7 +133,15 @@ def _job_of(
     )
 
 
-def _item(job: Job, document: AgentDocument, latest: LedgerRow | None) -> Item:
+def _next_run_of(job: Job) -> datetime | None:
+    """The next slot that runs: not the one that is skipped."""
+    at, timetable = job.next_run_at, job.timetable
+    if at is None or timetable is None or at != job.skipped_slot:
+        return at
+    return timetable.next_slot(at)
+
+
+def _item(job: Job, document: AgentDocument, latest: LedgerRow | None, now: datetime) -> Item:
     schedule = job.spec.schedule if job.spec is not None else None
     stats = (document.fields or {}).get("stats")
     counted = cast("Mapping[str, Any]", stats) if isinstance(stats, Mapping) else {}
@@ -139,8 +151,8 @@ def _item(job: Job, document: AgentDocument, latest: LedgerRow | None) -> Item:
         "state": job.state.value,
         "schedule": f"{schedule.kind}={schedule.text}" if schedule is not None else None,
         "timezone": schedule.zone if schedule is not None else None,
-        "explanation": explanation_of(job.spec, job.skipped_slot) if job.spec is not None else None,
-        "next_run_time": job.next_run_at,
+        "explanation": explanation_of(job.spec, job.skipped_slot, now) if job.spec else None,
+        "next_run_time": _next_run_of(job),
         "last_execution": counted.get("last_execution"),
         "last_severity": latest.fields.get("severity") if latest is not None else None,
         "success_rate": counted.get("success_rate"),

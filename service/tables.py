@@ -66,13 +66,23 @@ def show_history(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None
             _coloured(row.get("status")),
             _coloured(row.get("severity")),
             f"{took / 1000:.1f} s" if isinstance(took, int) else "",
-            _text(_one_line(row.get("error") or row.get("reason"))),
+            _text(_one_line(_why(row))),
         )
     _print(table, "no executions" if not rows else None)
 
 
-def show_findings(findings: Sequence[Finding], sources: Sequence[str], *, as_json: bool) -> None:
-    """Print what `check` found, each with the file that it is about, if any."""
+def _why(row: Mapping[str, object]) -> str:
+    """The reason, and what is known beside it."""
+    reason, error, missed = row.get("reason"), row.get("error"), row.get("slots_missed")
+    if isinstance(missed, int) and missed > 1:
+        return f"{reason}: {missed:,} slots, the last {_instant(row.get('last_slot'))}"
+    return ": ".join(str(part) for part in (reason, error) if part)
+
+
+def show_findings(
+    findings: Sequence[Finding], sources: Sequence[str], *, as_json: bool, with_runs: bool
+) -> None:
+    """Print what `check` found, each with the file that it is about, if any, and its next runs."""
     if as_json:
         print_json([asdict(finding) for finding in findings])
         return
@@ -93,7 +103,10 @@ def show_findings(findings: Sequence[Finding], sources: Sequence[str], *, as_jso
             _text(finding.explanation),
         )
         console.print(row)
-        for note in _notes(finding, source):
+        notes = [*_notes(finding, source)]
+        if with_runs:
+            notes += [Text(_instant(run), style="dim") for run in finding.next_runs]
+        for note in notes:
             console.print(Padding(note, (0, 0, 0, 4), expand=False))
     console.print(Text(f"\n{_summary(findings)}"))
 

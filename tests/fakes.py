@@ -183,7 +183,7 @@ class FakeAgents:
             skipped = runs[0] if verdict.skips_first and skipped is None else skipped
         explanation = verdict.explanation
         if verdict.spec and skipped is not None:
-            explanation = explanation_of(verdict.spec, skipped)
+            explanation = explanation_of(verdict.spec, skipped, self._clock())
         return {
             "state": verdict.state.value,
             "spec_hash": verdict.spec_hash,

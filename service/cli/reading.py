@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from service import tables
-from service.adapters.mongo.files import documents_in
+from service.adapters.mongo.files import UnreadableFile, documents_in
 from service.app import Stores, schedule_policy, wall_clock
 from service.checking import findings_on
 from service.cli.common import FAILED, AgentId, AsJson, cli, with_stores
 from service.domain.advice import Circumstances
 from service.domain.config import instant_from
 from service.domain.jobs import AgentDocument
+from service.domain.verdict import SHOWN_RUNS
 from service.listing import items_of, jobs_of
 from service.ports import ServiceError
 from service.settings import Settings, settings_from_environment
@@ -30,7 +31,7 @@ def jobs(as_json: AsJson = False) -> None:
         now = wall_clock()
         found = jobs_of(documents, stored, schedule_policy(settings), now)
         items = await items_of(
-            sorted(found, key=lambda job: job.agent_id), stores.agents, stores.ledger
+            sorted(found, key=lambda job: job.agent_id), stores.agents, stores.ledger, now
         )
         tables.show_jobs(items, now, as_json=as_json)
 
@@ -64,29 +65,40 @@ def check(
         typer.Option("--file", help="JSON with one document or a list, or a folder of such files."),
     ] = None,
     at: Annotated[str | None, typer.Option(metavar="INSTANT", help="Judge as of then.")] = None,
-    count: Annotated[int, typer.Option(min=0, max=1000, help="How many next runs.")] = 5,
+    count: Annotated[
+        int | None,
+        typer.Option(min=0, max=1000, help="How many next runs (the table shows one, JSON five)."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge councilors without running them; exit code 1 where one is invalid."""
     settings = settings_from_environment()
     instant = _instant(at) if at is not None else wall_clock()
 
+    unreadable: list[UnreadableFile] = []
     if files:
-        found = [each for file in files for each in documents_in(file)]
+        found = [each for file in files for each in documents_in(file, unreadable.append)]
     else:
         stored = with_stores(lambda stores, _: stores.agents.find(agent_ids or None))
-        found = [(document, "") for document in stored]
+        found = sorted(((document, "") for document in stored), key=_by_agent_id)
     chosen = _named(found, agent_ids or [])
     findings = findings_on(
         [document for document, _ in chosen],
         schedule_policy(settings),
         Circumstances(settings.scheduler_run_timeout, instant),
-        count,
+        count if count is not None else SHOWN_RUNS,
         are_stored=not files,
     )
-    tables.show_findings(findings, [source for _, source in chosen], as_json=as_json)
-    if any(finding.is_invalid for finding in findings):
+    sources = [source for _, source in chosen]
+    tables.show_findings(findings, sources, as_json=as_json, with_runs=count is not None)
+    for error in unreadable:
+        typer.echo(f"councilor-scheduler: {error}", err=True)
+    if unreadable or any(finding.is_invalid for finding in findings):
         raise typer.Exit(FAILED)
+
+
+def _by_agent_id(found: tuple[AgentDocument, str]) -> str:
+    return str((found[0].fields or {}).get("agent_id"))
 
 
 def _named(

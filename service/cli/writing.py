@@ -1,6 +1,7 @@
 """Commands that update a document, as any writer would, or tell MongoDB what writers may write."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -25,22 +26,44 @@ def promote(
     name: Annotated[str | None, typer.Option(help="The name of the task.")] = None,
     title: Annotated[str | None, typer.Option(help="The councilor's title.")] = None,
 ) -> None:
-    """Make an agent a councilor: it runs PROMPT again and again."""
+    """Make an agent a councilor: it runs PROMPT again and again.
+
+    Of one that is a councilor already, only what is given changes.
+    """
     if (every is None) == (cron is None):
         raise typer.BadParameter("give either --every or --cron")
     schedule = {"type": "interval", "value": every} if every else {"type": "cron", "value": cron}
-    config = {
+    config: dict[str, Any] = {
         "title": title or name or agent_id,
         "schedule": {**schedule, "enabled": True, **({"timezone": timezone} if timezone else {})},
         "task": {"name": name or title or agent_id, "prompt": prompt},
     }
-    changes = {"is_councilor": True, "councilor_config": config}
+    whole: dict[str, object] = {"is_councilor": True, "councilor_config": config}
     judged = parse_councilor(
-        {"agent_id": agent_id, **changes}, schedule_policy(settings_from_environment())
+        {"agent_id": agent_id, **whole}, schedule_policy(settings_from_environment())
     )
     if isinstance(judged, InvalidCouncilor):
         raise ServiceError(f"{judged.problem.message}: {judged.problem.hint}")
-    _edit(agent_id, changes, "promoted")
+    chosen = {"title": title, "task.name": name, "task.prompt": prompt}
+    chosen |= {f"schedule.{field}": value for field, value in config["schedule"].items()}
+    parts = {f"councilor_config.{path}": value for path, value in chosen.items() if value}
+
+    async def promoted(stores: Stores, _: Settings) -> None:
+        documents = await stores.agents.find([agent_id])
+        is_there = bool(documents) and _has_config(documents[0].fields or {})
+        changes = {"is_councilor": True, **parts} if is_there else whole
+        if not await stores.agents.edit(agent_id, changes):
+            raise ServiceError(f"there is no agent {agent_id}")
+
+    with_stores(promoted)
+    typer.echo(f"{agent_id}: promoted")
+
+
+def _has_config(fields: Mapping[str, object]) -> bool:
+    config = fields.get("councilor_config")
+    if not isinstance(config, Mapping) or not fields.get("is_councilor"):
+        return False
+    return all(isinstance(config.get(part), Mapping) for part in ("schedule", "task"))
 
 
 @cli.command()
@@ -80,10 +103,10 @@ def schema(
     async def installed(client: Client, settings: Settings) -> None:
         names = settings.mongodb_database, settings.scheduler_agents_collection
         count = await install(client, *names, agents_validator(), strict=is_strict)
-        action = "refused" if is_strict else "told of in MongoDB's log"
-        typer.echo(f"{names[1]}: what is written from now on and is wrong is {action}")
+        action = "refuses" if is_strict else "logs"
+        typer.echo(f"{names[1]}: from now on MongoDB {action} what does not fit the schema")
         if count:
-            typer.echo(f"{count:,} of its documents are wrong already (councilor-scheduler check)")
+            typer.echo(f"documents that do not fit it already: {count:,}")
 
     with_client(installed)
 

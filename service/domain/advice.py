@@ -24,6 +24,12 @@ _PARTS = {
 }
 
 
+_PLACES = {
+    field: f"councilor_config.{part}.{field}" for part, fields in _PARTS.items() for field in fields
+}
+"""Where fields belong that stand in another part."""
+
+
 @dataclass(frozen=True, slots=True)
 class Circumstances:
     """What a schedule is seen against: a run's longest time, and the year from `at` on."""
@@ -65,6 +71,8 @@ def _misspelt(path: str, content: Mapping[str, object], known: tuple[str, ...]) 
         meant = [field for field in known if content.get(field) is None]
         if match := get_close_matches(plain, meant, n=1, cutoff=0.8):
             yield f"{path}{name[:60]} is no field that is read: did you mean {match[0]}?"
+        elif path and (place := _PLACES.get(plain)) is not None:
+            yield f"{path}{name[:60]} is no field that is read: did you mean {place}?"
 
 
 def _cost(spec: JobSpec, runs_per_day: float, seen: Circumstances) -> Iterator[str]:

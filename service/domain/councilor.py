@@ -25,6 +25,9 @@ from service.domain.schedule import Schedule, delay_within
 LONGEST_AGENT_ID = 1_000
 """It is a document's key, part of a path, and of a header, which servers cut at 8 KB."""
 
+_HASHED = ("type", "value", "timezone", "spread")
+"""What of a schedule moves its slots."""
+
 DocumentKey = NewType("DocumentKey", bytes)
 """A document's `_id`, encoded; keys compare as MongoDB orders ids of the common types."""
 
@@ -248,22 +251,19 @@ def _spec_hash(config: ScheduleConfig, schedule: Schedule) -> str:
 
 def _hash_despite_problems(config: object, policy: SchedulePolicy) -> str:
     """The hash of the schedule where that part is right: a broken prompt moves no due time."""
+    schedule = config.get("schedule") if isinstance(config, Mapping) else None
+    if not isinstance(schedule, Mapping):
+        return _hash(shown(schedule))
+    parts = {name: schedule.get(name) for name in _HASHED}
     try:
-        schedule = schedule_config_from(config)
-        return _spec_hash(schedule, _schedule(schedule, policy))
+        judged = schedule_config_from({"schedule": parts})
+        return _spec_hash(judged, _schedule(judged, policy))
     except ConfigRejected:
-        return _hash(repr(_schedule_texts(config)))
+        return _hash(repr([shown(part) for part in parts.values()]))
 
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
-
-
-def _schedule_texts(config: object) -> object:
-    schedule = config.get("schedule") if isinstance(config, Mapping) else None
-    if not isinstance(schedule, Mapping):
-        return shown(schedule)
-    return [shown(schedule.get(name)) for name in ("type", "value", "timezone", "spread")]
 
 
 def _display_name(document: Mapping[str, object], agent_id: str | None) -> str:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from cronsim import CronSimError
 
 from service.domain.calendar import calendar_of
-from service.domain.interval import LONGEST_INTERVAL, ScheduleError, quoted
+from service.domain.interval import INTERVAL_PATTERN, LONGEST_INTERVAL, ScheduleError, quoted
 from service.domain.wording import cron_in_words
 from service.domain.zones import Span, instant_of, known_zones, local, span_at, zone_meant_by
 
@@ -31,6 +31,7 @@ _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT",
 _WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 _FIELD_VALUES = (range(60), range(24), range(1, 32), range(1, 13), range(7))
 _FIELD_NAMES: tuple[tuple[str, ...], ...] = ((), (), (), ("", *_MONTHS), _WEEKDAYS)
+_FIELDS_HINT = 'write five fields, minute hour day month weekday: "0 9 * * 1" is Mondays at 9'
 _ZONE_HINT = 'write an IANA name, such as "Europe/Berlin" or "UTC"'
 _BLANKS = r"[\x09-\x0d\x1c-\x20]"
 """What separates fields: what Python calls blank, within ASCII."""
@@ -142,12 +143,10 @@ def cron_from(text: str, zone: str) -> Cron:
         raise ScheduleError(f"{quoted(zone)} is not a known time zone", hint, part="timezone")
     source = " ".join(text.split()) if text.isascii() else text
     fields = _MACROS.get(source.lower(), source).upper().split()
-    hint = 'write five fields, minute hour day month weekday: "0 9 * * 1" is Mondays at 9'
+    hint = _FIELDS_HINT
     if len(fields) != 5 or not text.isascii() or len(text) > _LONGEST_CRON_TEXT:
-        found = f"{len(fields)} fields" if text.isascii() else "letters that cron does not know"
-        if len(text) > _LONGEST_CRON_TEXT:
-            found = f"{len(text):,} characters"
-        raise ScheduleError(f"{quoted(text)} is not a cron expression: it has {found}", hint)
+        message = f"{quoted(text)} is not a cron expression: it has {_shape_of(text, fields)}"
+        raise ScheduleError(message, _hint_on(text, fields))
     fields = [*map(_unwrapped, fields, _FIELD_VALUES, _FIELD_NAMES)]
     expression = " ".join(fields)
     try:
@@ -164,6 +163,24 @@ def cron_from(text: str, zone: str) -> Cron:
         hint = "name days of the month and of the week that meet"
         raise ScheduleError(f"{quoted(text)} names days that never come", hint)
     return Cron(expression=expression, zone=zone, text=text)
+
+
+def _shape_of(text: str, fields: list[str]) -> str:
+    if len(text) > _LONGEST_CRON_TEXT:
+        return f"{len(text):,} characters"
+    if not text.isascii():
+        return "letters that cron does not know"
+    return f"{len(fields)} field{'s' if len(fields) != 1 else ''}"
+
+
+def _hint_on(text: str, fields: list[str]) -> str:
+    if text.startswith("@"):
+        return f"the names that are known are {', '.join(_MACROS)}"
+    if re.fullmatch(INTERVAL_PATTERN, text):
+        return 'this is an interval: set type to "interval", or write five fields'
+    if len(fields) == 6:
+        return f"leave out the seconds, and years; {_FIELDS_HINT}"
+    return _FIELDS_HINT
 
 
 def _is_understood(fields: list[str]) -> bool:

@@ -8,6 +8,7 @@ LONGEST_INTERVAL = timedelta(days=3660)
 
 _UNITS = (("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 _INTERVAL = re.compile("".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit, _ in _UNITS))
+_UNIT_WORDS = re.compile("weeks?|days?|hours?|hrs?|minutes?|mins?|seconds?|secs?")
 INTERVAL_PATTERN = rf"^(?=.*[1-9]){_INTERVAL.pattern}$(?!\n)"
 """What every valid interval matches; it says nothing of ten years."""
 
@@ -36,10 +37,7 @@ def interval_from(text: str) -> timedelta:
     """
     match = _INTERVAL.fullmatch(text)
     if match is None or not text:
-        raise ScheduleError(
-            f"{quoted(text)} is not an interval",
-            'write a whole number and a unit, largest first: "90s", "30m", "1h30m", "2d", "1w"',
-        )
+        raise ScheduleError(f"{quoted(text)} is not an interval", _hint_on(text))
     counts = zip(match.groups(), _UNITS, strict=True)
     seconds = sum(int(count) * factor for count, (_, factor) in counts if count)
     if seconds == 0:
@@ -49,6 +47,15 @@ def interval_from(text: str) -> timedelta:
     if seconds > LONGEST_INTERVAL.total_seconds():
         raise ScheduleError(f"{quoted(text)} is longer than ten years", "write a shorter interval")
     return timedelta(seconds=seconds)
+
+
+def _hint_on(text: str) -> str:
+    if text.startswith("@") or len(text.split()) == 5:
+        return 'this looks like a cron: set type to "cron", or write an interval such as "30m"'
+    plain = _UNIT_WORDS.sub(lambda word: word[0][0], text.lower()[:40]).replace(" ", "")
+    if plain.isascii() and plain and _INTERVAL.fullmatch(plain):
+        return f'did you mean "{plain}"?'
+    return 'write a whole number and a unit, largest first: "90s", "30m", "1h30m", "2d", "1w"'
 
 
 def interval_text(interval: timedelta) -> str:

@@ -59,7 +59,7 @@ def verdict_on(
         state=desired.state,
         spec_hash=desired.spec_hash,
         problem=desired.problem,
-        explanation=explanation_of(spec) if spec is not None else None,
+        explanation=explanation_of(spec, None, now) if spec is not None else None,
         timezone=spec.schedule.zone if spec is not None else None,
         spec=spec,
         carried_at=past.accepted_at,
@@ -71,18 +71,20 @@ def verdict_on(
 SKIPPED_FORMAT = ", except %Y-%m-%d %H:%M:%S UTC"
 
 
-def explanation_of(spec: JobSpec, skipped_slot: datetime | None = None) -> str:
-    """When a councilor runs, in plain English that stays true as time passes."""
+def explanation_of(spec: JobSpec, skipped_slot: datetime | None, now: datetime) -> str:
+    """When a councilor runs, in plain English; what is over by now is not mentioned."""
     text = spec.schedule.explanation
     if spec.delay and isinstance(spec.schedule, Cron):
         text += f", {interval_text(spec.delay + _ALMOST_A_SECOND)} later"
-    if spec.paused_until is not None:
+    if spec.paused_until is not None and spec.paused_until > now:
         text += f", not before {spec.paused_until:%Y-%m-%d %H:%M:%S} UTC"
-    return _with_exception(text, skipped_slot)
+    return _with_exception(text, skipped_slot, now)
 
 
-def _with_exception(explanation: str, skipped_slot: datetime | None) -> str:
-    return explanation if skipped_slot is None else f"{explanation}{skipped_slot:{SKIPPED_FORMAT}}"
+def _with_exception(explanation: str, skipped_slot: datetime | None, now: datetime) -> str:
+    if skipped_slot is None or skipped_slot <= now:
+        return explanation
+    return f"{explanation}{skipped_slot:{SKIPPED_FORMAT}}"
 
 
 def upcoming_slots(
@@ -104,7 +106,7 @@ def is_said(status: object, verdict: Verdict) -> bool:
     said = {name: status.get(name) for name in _VERDICT_FIELDS}
     explanation = verdict.explanation
     if explanation is not None:
-        explanation = _with_exception(explanation, verdict.skipped_slot)
+        explanation = _with_exception(explanation, verdict.skipped_slot, verdict.now)
     return _shows_next_runs(status, verdict) and said == {
         "state": verdict.state,
         "spec_hash": verdict.spec_hash,

@@ -91,7 +91,7 @@ class Routes:
         """A page of councilors: paused and invalid ones too."""
         query = _query_from(request.query)
         try:
-            page = await page_of(self._jobs.all(), query, self._agents, self._ledger)
+            page = await page_of(self._jobs.all(), query, self._agents, self._ledger, self._clock())
         except UnknownCursor as error:
             raise web.HTTPBadRequest(text=f"after: no councilor {error} in this list") from error
         return answer({"items": page.items, "total": page.total, "next": page.next})

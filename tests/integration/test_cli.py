@@ -121,6 +121,26 @@ async def test_jobs_lists_what_the_documents_say(command: Command, db: Database)
 
 
 @pytest.mark.mongo
+async def test_promoting_a_councilor_again_keeps_what_is_not_named(
+    command: Command, db: Database
+) -> None:
+    scout = councilor()
+    scout["councilor_config"] |= {"notifications": {"channels": ["toast"]}}
+    scout["councilor_config"]["schedule"] |= {"catch_up": "skip", "enabled": False}
+    await db["agents"].insert_one(scout)
+    assert (await command("promote", "scout", "--prompt", "new", "--cron", "@daily"))[0] == 0
+    config = (await agent_of(db))["councilor_config"]
+    assert config["schedule"] == {
+        "type": "cron",
+        "value": "@daily",
+        "enabled": True,
+        "catch_up": "skip",
+    }
+    assert config["task"] == {"name": "look", "prompt": "new"}
+    assert (config["title"], config["notifications"]) == ("Scout", {"channels": ["toast"]})
+
+
+@pytest.mark.mongo
 async def test_history_of_an_agent_without_any_is_empty(command: Command, db: Database) -> None:
     assert (await command("history", "scout"))[0] == 1
     await db["agents"].insert_one({"agent_id": "scout"})
@@ -221,7 +241,7 @@ async def test_schema_prints_a_validator() -> None:
 async def test_schema_lets_mongodb_tell_writers(command: Command, db: Database) -> None:
     await db["agents"].insert_many([councilor("good"), councilor("bad", "0m")])
     code, out, _ = await command("schema", "--apply")
-    assert (code, "1 of its documents are wrong" in out) == (0, True)
+    assert (code, "do not fit it already: 1" in out) == (0, True)
     await db["agents"].insert_one(councilor("worse", "0m"))
     assert (await command("schema", "--apply", "--strict"))[0] == 0
     with pytest.raises(WriteError):

@@ -156,6 +156,10 @@ WARNINGS: dict[str, tuple[Fields, list[str]]] = {
     "a spread longer than the gap": (cron("*/30 * * * *", spread="9h"), ["spread delays it by"]),
     "a misspelt field": (cron("0 9 * * 1", timeZone=BERLIN), ["did you mean timezone?"]),
     "another way of writing": (interval("8h", **{"catch-up": "skip"}), ["did you mean catch_up?"]),
+    "a field of another part": (
+        interval("8h", prompt="Look"),
+        ["did you mean councilor_config.task.prompt?"],
+    ),
     "fields of somebody else's": (interval("8h", version=2, notes="x"), []),
 }
 

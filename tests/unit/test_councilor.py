@@ -276,6 +276,22 @@ def test_broken_task_does_not_touch_the_spec_hash() -> None:
     assert hash_of(changed(".task.prompt", "")) == hash_of(FROM_GATEWAY)
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (".schedule.overlap", "queue"),
+        (".schedule.catch_up", 7),
+        (".schedule.paused_until", "soon"),
+        (".schedule.enabled", "yes"),
+    ],
+)
+def test_broken_field_that_moves_no_slot_does_not_touch_the_spec_hash(
+    path: str, value: object
+) -> None:
+    """A typo that is made and mended must not move the due times either."""
+    assert hash_of(changed(path, value)) == hash_of(FROM_GATEWAY)
+
+
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 DATES = {
     "naive is UTC": (NEW_YEAR.replace(tzinfo=None), NEW_YEAR),

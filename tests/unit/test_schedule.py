@@ -166,6 +166,36 @@ def test_impossible_date_is_refused_in_less_than_a_millisecond(text: str) -> Non
     assert median(taken) < 0.001
 
 
+HINTS = {
+    "30 minutes": 'did you mean "30m"?',
+    "1 H 30 Min": 'did you mean "1h30m"?',
+    "2 weeks": 'did you mean "2w"?',
+    "0 9 * * 1": "looks like a cron",
+    "@daily": "looks like a cron",
+    "30": "a whole number and a unit",
+}
+CRON_HINTS = {
+    "30m": "this is an interval",
+    "0 0 9 * * 1": "leave out the seconds",
+    "@every 5m": "the names that are known are @hourly",
+    "0 9": "write five fields",
+}
+
+
+@pytest.mark.parametrize(("text", "words"), HINTS.items(), ids=HINTS)
+def test_hint_on_what_is_no_interval(text: str, words: str) -> None:
+    with pytest.raises(ScheduleError) as refused:
+        interval_from(text)
+    assert words in refused.value.hint
+
+
+@pytest.mark.parametrize(("text", "words"), CRON_HINTS.items(), ids=CRON_HINTS)
+def test_hint_on_what_is_no_cron(text: str, words: str) -> None:
+    with pytest.raises(ScheduleError) as refused:
+        cron_from(text, "UTC")
+    assert words in refused.value.hint
+
+
 WRONG_FIELDS = {"0 0 * 0 *": "bad month", "0 0 * JAN-13 *": "bad month", "0 0 32 * *": "bad day"}
 
 

@@ -1,6 +1,6 @@
 """Agent documents in JSON files, plain or MongoDB Extended JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bson import json_util
@@ -17,21 +17,24 @@ class UnreadableFile(ServiceError):
     """A file is not there, or does not hold documents."""
 
 
-def documents_in(path: Path) -> Sequence[tuple[AgentDocument, str]]:
+def documents_in(
+    path: Path, unreadable: Callable[[UnreadableFile], None]
+) -> Sequence[tuple[AgentDocument, str]]:
     """The documents in a file, or in a folder's JSON files by name; each with its file's name.
 
-    A file holds one document, or a list of them. Raises UnreadableFile.
+    A file holds one document, or a list of them. `unreadable` is told of those that do not.
     """
-    if not path.is_dir():
-        return [(document, path.name) for document in _documents_in(path)]
-    files = sorted(path.rglob("*.json"))
+    files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
     if not files:
-        raise UnreadableFile(f"{path}: no JSON files in this folder")
-    return [
-        (document, str(file.relative_to(path)))
-        for file in files
-        for document in _documents_in(file)
-    ]
+        unreadable(UnreadableFile(f"{path}: no JSON files in this folder"))
+    found: list[tuple[AgentDocument, str]] = []
+    for file in files:
+        name = str(file.relative_to(path)) if path.is_dir() else path.name
+        try:
+            found += [(document, name) for document in _documents_in(file)]
+        except UnreadableFile as error:
+            unreadable(error)
+    return found
 
 
 def _documents_in(path: Path) -> Sequence[AgentDocument]:

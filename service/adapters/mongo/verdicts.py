@@ -79,8 +79,9 @@ def _skipped_slot(verdict: Verdict, status_read: object) -> Any:
 def _explanation(verdict: Verdict) -> Any:
     if verdict.explanation is None:
         return None
-    said = {"$dateToString": {"date": "$$skipped_slot", "format": SKIPPED_FORMAT, "onNull": ""}}
-    return {"$concat": [_literal(verdict.explanation), said]}
+    said = {"$dateToString": {"date": "$$skipped_slot", "format": SKIPPED_FORMAT}}
+    is_to_come = {"$gt": ["$$skipped_slot", "$$NOW"]}  # nothing is less than any date
+    return {"$concat": [_literal(verdict.explanation), {"$cond": [is_to_come, said, ""]}]}
 
 
 def _accepted_at(verdict: Verdict) -> dict[str, Any]:
