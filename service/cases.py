@@ -85,9 +85,9 @@ class Cases:
         order = order_for(case.councilor, config, execution, self._runner.policy.timeout)
         return await self._runner.start(execution, case.fire.key, order)
 
-    async def skip(self, case: Case, slot: datetime, reason: Reason) -> None:
-        """Record that this slot does not run. Raises Refused."""
-        await self._record(case, slot, Status.SKIPPED, reason, None)
+    async def skip(self, case: Case, slot: datetime, reason: Reason) -> bool:
+        """Record that this slot does not run; False where it has a row. Raises Refused."""
+        return await self._record(case, slot, Status.SKIPPED, reason, None)
 
     async def skip_by_document(self, case: Case, slot: datetime) -> None:
         """Record that this slot does not run, for what the document says. Raises Refused."""
@@ -101,7 +101,7 @@ class Cases:
 
     async def _record(
         self, case: Case, slot: datetime, status: Status, reason: Reason, stretch: Stretch | None
-    ) -> None:
+    ) -> bool:
         not_run = NotRun(
             agent_id=case.fire.agent_id,
             scheduled_for=slot,
@@ -113,8 +113,10 @@ class Cases:
             at=case.now,
             stretch=stretch,
         )
-        if await self._ledger.record(not_run):
+        is_recorded = await self._ledger.record(not_run)
+        if is_recorded:
             self._telemetry.not_run(not_run)
+        return is_recorded
 
 
 def _reason_of(desired: Desired | Absence) -> Reason:

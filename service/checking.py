@@ -82,7 +82,7 @@ def _finding_on(
     runs: Sequence[datetime] = ()
     next_slot = timetable.next_slot(seen.at) if desired.state is not JobState.PAUSED else None
     as_if = replace(past, accepted_at=past.accepted_at or seen.at)
-    skipped_slot = skipped_slot_of(desired, as_if, next_slot, seen.at, is_new=False)
+    skipped_slot = skipped_slot_of(desired, as_if, next_slot, seen.at, is_live=False)
     if next_slot is not None:
         runs = upcoming_slots(timetable, seen.at, count, skipped_slot)
     return Finding(

@@ -129,7 +129,7 @@ def _job_of(
         accepted_at=past.accepted_at,
         next_run_at=next_run_at,
         problem=desired.problem,
-        skipped_slot=skipped_slot_of(desired, past, next_run_at, now, is_new=False),
+        skipped_slot=skipped_slot_of(desired, past, next_run_at, now, is_live=False),
     )
 
 

@@ -203,11 +203,14 @@ class Settler:
         past = self._past(case, desired)
         slots = await self._due_slots(case, desired.spec, past, queued)
         if slots is None:
-            # No slot of what the document says now, after an edit: there is nothing to record.
+            # No slot of what the document says now, after an edit; yet one that waited did come.
+            if queued is not None:
+                await self._cases.skip(case, queued, Reason.OVERLAP)
             self._jobs.settle(fire.agent_id, queued or fire.due_at)
             return None
         start = self._start(case, desired.spec, past, slots)
         if start is not None and queued is None and _is_undecided(desired.spec, past):
+            await self._record_missed(case, slots, was_full=was_full)
             await self._leave_out(case, start.slot)
             return None
         if start is None or start.trigger is not Trigger.CATCH_UP or has_turn:
@@ -251,24 +254,26 @@ class Settler:
         return past_of(status, stored_of(job) if job is not None else None, desired)
 
     async def _leave_out(self, case: Case, slot: datetime) -> None:
-        """Settle on this slot for `skip_next`, unless it has begun; the next look goes by that."""
+        """Let `skip_next` take out this slot, unless somebody has begun it: the row decides."""
         agent_id = case.fire.agent_id
-        if await self._ledger.known([replace(case.fire, due_at=slot).execution_id]):
-            self._jobs.settle(agent_id, slot)  # another replica started it before the flag came
-            return
-        with suppress(Refused):  # a validator of the user's: the job remembers it then
-            await self._agents.leave_out(case.document, slot)
-        job = self._jobs.of_agent(agent_id)
-        if job is not None:
-            self._jobs.put(replace(job, skipped_slot=slot))
+        if await self._cases.skip(case, slot, Reason.SKIP_NEXT):
+            with suppress(Refused):  # a validator of the user's: the job remembers it then
+                await self._agents.leave_out(case.document, slot)
+            job = self._jobs.of_agent(agent_id)
+            if job is not None:
+                self._jobs.put(replace(job, skipped_slot=slot))
+        self._jobs.settle(agent_id, slot)
 
-    async def _record_not_run(self, case: Case, slots: DueSlots, *, was_full: bool) -> None:
-        agent_id = case.fire.agent_id
+    async def _record_missed(self, case: Case, slots: DueSlots, *, was_full: bool) -> None:
         if slots.missed is not None:
             is_outage = slots.last < self._serving_since
             reason = Reason.CAPACITY if was_full and not is_outage else Reason.OUTAGE
             await self._cases.miss(case, slots.missed.first, reason, slots.missed)
-            self._jobs.settle(agent_id, slots.missed.last)
+            self._jobs.settle(case.fire.agent_id, slots.missed.last)
+
+    async def _record_not_run(self, case: Case, slots: DueSlots, *, was_full: bool) -> None:
+        agent_id = case.fire.agent_id
+        await self._record_missed(case, slots, was_full=was_full)
         if slots.skipped is not None:
             await self._cases.skip(case, slots.skipped, Reason.SKIP_NEXT)
         if not slots.starts:

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 from cronsim import CronSimError
@@ -14,6 +14,7 @@ from service.domain.zones import Span, instant_of, known_zones, local, span_at, 
 
 _TICK = timedelta(microseconds=1)
 _MINUTE = timedelta(minutes=1)
+_SOME_DAY, _A_LIFETIME = datetime(2024, 1, 1, tzinfo=UTC), timedelta(days=50 * 365)
 _MOST_CHANGED = timedelta(days=2)
 """More than clocks are ever changed by."""
 _LONGEST_CRON_TEXT = 200
@@ -77,9 +78,19 @@ class Cron:
         return _shortest_gap(self.expression)
 
     def next_slot(self, after: datetime, accepted_at: datetime) -> datetime:
-        after = max(after, accepted_at)
+        slot = self._first_after(max(after, accepted_at), datetime.max.replace(tzinfo=UTC))
+        assert slot is not None  # `cron_from` has seen to that
+        return slot
+
+    @property
+    def ever_comes(self) -> bool:
+        """Tell whether clocks show these times at all; some are in a gap whenever they come."""
+        is_safe = calendar_of(self.expression).has_fixed_times
+        return is_safe or _comes_by_the_clock(self)
+
+    def _first_after(self, after: datetime, until: datetime) -> datetime | None:
         times, span = calendar_of(self.expression), span_at(self.zone, after)
-        while True:
+        while span.start < until:
             if span.start > after and self._runs_after_gap(span):
                 return span.start
             first = self._first_wall(span)
@@ -92,6 +103,7 @@ class Cron:
             # Nothing comes before `slot` but in the hour that is repeated next, if one is.
             is_far = not following.is_after_overlap and slot - _MOST_CHANGED > following.end
             span = span_at(self.zone, slot - _MOST_CHANGED) if is_far else following
+        return None
 
     def latest_slot(self, not_after: datetime, accepted_at: datetime) -> datetime | None:
         times, span, end = calendar_of(self.expression), span_at(self.zone, not_after), not_after
@@ -162,7 +174,11 @@ def cron_from(text: str, zone: str) -> Cron:
     if not calendar.ever_comes:
         hint = "name days of the month and of the week that meet"
         raise ScheduleError(f"{quoted(text)} names days that never come", hint)
-    return Cron(expression=expression, zone=zone, text=text)
+    cron = Cron(expression=expression, zone=zone, text=text)
+    if not cron.ever_comes:
+        hint = "name a time outside the hour that the clocks leave out"
+        raise ScheduleError(f"{quoted(text)} names times that never come in {zone}", hint)
+    return cron
 
 
 def _shape_of(text: str, fields: list[str]) -> str:
@@ -214,6 +230,11 @@ def _number(text: str, names: tuple[str, ...]) -> int | None:
     if text in names:
         return names.index(text)
     return int(text) if text.isdecimal() else None
+
+
+@lru_cache(maxsize=4096)
+def _comes_by_the_clock(cron: Cron) -> bool:
+    return cron._first_after(_SOME_DAY, _SOME_DAY + _A_LIFETIME) is not None
 
 
 @lru_cache(maxsize=4096)

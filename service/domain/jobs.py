@@ -135,3 +135,7 @@ class Past:
     """The instant from which slots may be without a ledger row."""
     skipped_slot: datetime | None = None
     """The slot that `skip_next` takes out, or took out, as it was decided before."""
+    settled_before: datetime | None = None
+    """The instant before which all slots have their rows, whatever the schedule was."""
+    is_new_spec: bool = False
+    """Tell whether the schedule is another than the one that was decided for."""

@@ -131,14 +131,14 @@ def past_of(
         accepted_at = instant_from(status.get("accepted_at"))
         if are_jobs_lost and status.get("state") == JobState.SCHEDULED:
             since = instant_from(status.get("observed_at"))
+    settled_before = stored.next_run_at if stored is not None else None
     if stored is not None and stored.spec_hash == desired.spec_hash:
         # It may be the acceptance that a crash kept from being replaced by the server's.
-        return Past(accepted_at or stored.accepted_at, stored.next_run_at, skipped_slot)
-    if skipped_slot is not None and stored is not None and stored.next_run_at is not None:
-        # A slot of another spec that never came to be settled: it was edited away.
-        skipped_slot = skipped_slot if skipped_slot < stored.next_run_at else None
+        accepted_at = accepted_at or stored.accepted_at
+        return Past(accepted_at, stored.next_run_at, skipped_slot, settled_before)
     oldest_open = max(accepted_at, since) if accepted_at and since else None
-    return Past(accepted_at, oldest_open, skipped_slot)
+    is_new_spec = accepted_at is None
+    return Past(accepted_at, oldest_open, skipped_slot, settled_before, is_new_spec)
 
 
 def plan(
@@ -175,32 +175,33 @@ def _job(desired: Desired, current: Job | None, past: Past, now: datetime) -> Jo
     if job.timetable is not None:
         next_run_at = _next_run_at(job.timetable, job, current, past, now)
         job = replace(job, next_run_at=next_run_at)
-    skipped_slot = skipped_slot_of(desired, past, job.next_run_at, now, is_new=current is not None)
+    skipped_slot = skipped_slot_of(desired, past, job.next_run_at, now, is_live=current is not None)
     return replace(job, skipped_slot=skipped_slot)
 
 
 def skipped_slot_of(
-    desired: Desired, past: Past, next_run_at: datetime | None, now: datetime, *, is_new: bool
+    desired: Desired, past: Past, next_run_at: datetime | None, now: datetime, *, is_live: bool
 ) -> datetime | None:
     """The slot that `skip_next` takes out: the next one, as of when the flag was first seen.
 
     One that is over and settled stays: the flag has had its effect, until it is taken away. One
     that is no slot any more (a pause, an edit) gives way to the next. While a slot is due nobody
-    can say whether the flag came before it, and whoever settles it decides; unless the flag
-    `is_new` and the slot has been due for a while.
+    can say whether the flag came before it, and whoever settles it decides; unless the job
+    `is_live`, so that the flag is new, and the slot has been due for a while.
     """
-    spec, said, open_since = desired.spec, past.skipped_slot, past.oldest_open
-    is_over = said is not None and said <= now and (open_since is None or said < open_since)
+    spec, said, settled = desired.spec, past.skipped_slot, past.settled_before
+    # What was not settled when an earlier process ended may never have come to pass.
+    is_over = said is not None and said <= now and (is_live or settled is None or said < settled)
     if spec is None or is_over:
         return said if is_over and (spec is None or spec.skip_next) else None
     if not spec.skip_next or next_run_at is None or past.accepted_at is None:
         return None
     timetable = spec.timetable(past.accepted_at)
-    if said is not None and timetable.has(said):
+    if said is not None and not past.is_new_spec and timetable.has(said):
         return said
     if next_run_at > now:
         return next_run_at
-    return timetable.next_slot(now) if is_new and now - next_run_at > _UNDECIDED else None
+    return timetable.next_slot(now) if is_live and now - next_run_at > _UNDECIDED else None
 
 
 def _next_run_at(

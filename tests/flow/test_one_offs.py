@@ -137,7 +137,8 @@ async def test_paused_until_holds_over_a_restart_and_ends_by_itself(
     assert until <= status["next_runs"][0] < until + SECOND
     replica = await restarted(replica, launch, conductor)
     row = await eventually(lambda: run_after(db, "scout", until - timedelta(microseconds=1)))
-    assert row == (await rows_of(db, "scout"))[0], "a pause has no slots"
+    first = (await rows_of(db, "scout"))[0]
+    assert row["scheduled_for"] == first["scheduled_for"], "a pause has no slots"
     assert (row["scheduled_for"], row["reason"]) == (status["next_runs"][0], None)
     assert (await status_of(db)) == status, "nothing to say when it is over"
 

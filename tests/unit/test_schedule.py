@@ -166,6 +166,21 @@ def test_impossible_date_is_refused_in_less_than_a_millisecond(text: str) -> Non
     assert median(taken) < 0.001
 
 
+NEVER_SHOWN = {
+    "*/30 2 25-31 3 */7": BERLIN,
+    "*/15 2 8-14 3 */7": NEW_YORK,
+    "* 1 28,29 3 */45": "Atlantic/Canary",
+}
+
+
+@pytest.mark.parametrize(("text", "zone"), NEVER_SHOWN.items(), ids=NEVER_SHOWN)
+def test_times_that_are_in_a_gap_whenever_they_come_are_refused(text: str, zone: str) -> None:
+    if zone == "Atlantic/Canary":
+        assert cron_from(text, "UTC").ever_comes
+    with pytest.raises(ScheduleError, match="never come in"):
+        cron_from(text, zone)
+
+
 HINTS = {
     "30 minutes": 'did you mean "30m"?',
     "1 H 30 Min": 'did you mean "1h30m"?',

@@ -235,6 +235,24 @@ async def test_one_slot_waits_and_those_behind_it_are_skipped() -> None:
         ]
 
 
+async def test_a_slot_that_waits_has_its_row_though_the_schedule_is_edited() -> None:
+    async with ended(Side()) as side:
+        side.promote(overlap="queue_one")
+        side.conductor.released.clear()
+        side.come_due(NOON + HALF_HOUR)
+        await side.settled(1)
+        side.come_due(NOON + 2 * HALF_HOUR)
+        await turned()
+        side.promote(overlap="queue_one", value="45m")
+        side.conductor.released.set()
+        await side.settled(2)
+        await all_ended(side)
+        assert side.rows() == [
+            ("12:30", Status.COMPLETED, None),
+            ("13:00", Status.SKIPPED, Reason.OVERLAP),
+        ]
+
+
 async def test_slots_of_an_outage_become_one_row_and_the_latest_runs(side: Side) -> None:
     side.come_due(NOON + HALF_HOUR, late=5 * HALF_HOUR + timedelta(minutes=10))
     await side.settled(2)

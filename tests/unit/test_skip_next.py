@@ -111,6 +111,19 @@ def test_a_slot_that_never_came_uses_no_flag_up(change: dict[str, Any], after: d
     assert action.job.next_run_at >= after
 
 
+def test_a_slot_that_another_replica_skipped_uses_the_flag_up_though_ours_is_open() -> None:
+    """It holds an older slot open, which waits in the other replica, and sees an edit."""
+    assert OPEN.next_run_at == FIRST
+    for change in ({"value": "45m"}, {"paused_until": "2026-11-23T15:10"}):
+        desired = desired_of(**change)
+        status = {"spec_hash": OPEN.spec_hash, "accepted_at": NOON, "skipped_slot": SECOND}
+        past = past_of(status, stored_of(OPEN), desired)
+        past = replace(past, accepted_at=past.accepted_at or THIRD)
+        (action,) = plan(desired, OPEN, past, THIRD)
+        assert isinstance(action, Put)
+        assert action.job.skipped_slot == SECOND
+
+
 def test_a_slot_that_was_skipped_before_an_edit_uses_the_flag_up() -> None:
     left_behind = stored_of(planned(FIRST + MINUTE, FIRST))
     status = {"spec_hash": left_behind.spec_hash, "accepted_at": NOON, "skipped_slot": FIRST}
