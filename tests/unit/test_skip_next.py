@@ -124,6 +124,16 @@ def test_a_slot_that_another_replica_skipped_uses_the_flag_up_though_ours_is_ope
         assert action.job.skipped_slot == SECOND
 
 
+def test_a_new_schedule_skips_its_own_first_slot() -> None:
+    """14:00 was the one before the edit, and happens to be a slot of the new schedule too."""
+    status = {"spec_hash": OPEN.spec_hash, "accepted_at": NOON, "skipped_slot": FOURTH}
+    desired = desired_of(value="1h")
+    past = replace(past_of(status, stored_of(OPEN), desired), accepted_at=NOON)
+    (action,) = plan(desired, OPEN, past, NOON + MINUTE)
+    assert isinstance(action, Put)
+    assert action.job.skipped_slot == SECOND
+
+
 def test_a_slot_that_was_skipped_before_an_edit_uses_the_flag_up() -> None:
     left_behind = stored_of(planned(FIRST + MINUTE, FIRST))
     status = {"spec_hash": left_behind.spec_hash, "accepted_at": NOON, "skipped_slot": FIRST}
@@ -253,6 +263,21 @@ async def test_slots_around_the_one_that_is_taken_out_have_their_rows_after_an_o
         ("14:00", Status.COMPLETED, None),
     ]
     assert side.ledger.rows["exec_scout_1795442400000"]["trigger"] == Trigger.CATCH_UP
+
+
+async def test_what_was_missed_before_a_flag_is_settled_on_has_its_row(side: Side) -> None:
+    """The flag was written during the outage: the run that would catch up is the next one."""
+    side.promote()
+    document_of(side)["councilor_config"]["schedule"]["skip_next"] = True
+    side.come_due(FIRST, late=3 * HALF_HOUR + MINUTE)
+    await side.settled(2)
+    await all_ended(side)
+    assert side.rows() == [
+        ("12:30", Status.MISSED, Reason.OUTAGE),
+        ("14:00", Status.SKIPPED, Reason.SKIP_NEXT),
+    ]
+    assert side.ledger.rows["exec_scout_1795437000000"]["slots_missed"] == 3
+    assert side.conductor.orders == []
 
 
 async def test_a_document_that_cannot_remember_has_its_slot_skipped_all_the_same(
