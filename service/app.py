@@ -23,10 +23,15 @@ from service.adapters.mongo.client import Client, check_url, connected, require_
 from service.adapters.mongo.jobs import MongoStoredJobs
 from service.adapters.mongo.ledger import MongoLedger
 from service.adapters.mongo.replicas import MongoReplicas
+from service.breaker import Breaker
+from service.calling import Caller
 from service.cases import Cases
+from service.clock import ComparedClock
 from service.domain.councilor import SchedulePolicy
 from service.domain.severity import SeverityRule
 from service.health import Health
+from service.mending import Mending
+from service.patience import Patience
 from service.ports import Misconfigured, Refused, ServiceError, Unavailable
 from service.projection import Projection
 from service.reconciler import Reconciler
@@ -35,6 +40,7 @@ from service.requests import Requests
 from service.runner import Runner, RunPolicy
 from service.settings import Settings, WrongSettings
 from service.settler import Settler
+from service.standby import Standby
 from service.telemetry import Telemetry
 from service.web.routes import Routes
 from service.web.server import application, serving
@@ -131,6 +137,15 @@ async def serve(settings: Settings, stop: Stop) -> None:
     log.info("scheduler_stopped")
 
 
+@dataclass(frozen=True, slots=True)
+class _RunningParts:
+    """What runs need, and what settles slots and mends shares with them."""
+
+    breaker: Breaker
+    runner: Runner
+    cases: Cases
+
+
 class _Service:
     """The parts of one replica. `run` lists them outermost first: they stop in reverse."""
 
@@ -144,25 +159,29 @@ class _Service:
             "pid": os.getpid(),
             "version": __version__,
         }
-        self._executions: set[str] = set()
         self._telemetry = Telemetry()
-        self._health = Health()
+        self._clock = ComparedClock(wall_clock)
         self._stores = stores_of(client, settings, self._id)
-        self._jobs = TimedJobs(self._job_changed, wall_clock)
-        self._reconciler: Reconciler | None = None
-        self._projection = Projection(
-            self._stores.stored_jobs, self._jobs, self._telemetry.projection_failed
-        )
         self._membership = Membership(
             self._stores.replicas,
-            self._stores.ledger,
-            self._jobs,
+            self._clock,
             self._telemetry,
-            wall_clock,
             replica_id=self._id,
             facts=self._facts,
             ttl=settings.scheduler_replica_ttl,
-            executions=self._executions,
+        )
+        self._health = Health(
+            needed={
+                "majority": lambda: self._membership.lag_trouble,
+                "heartbeat": lambda: self._membership.trouble,
+            }
+        )
+        self._telemetry.stream_answered(lambda: self._health.silent_seconds)
+        self._patience = Patience(self._telemetry)
+        self._jobs = TimedJobs(self._job_changed, self._clock)
+        self._reconciler: Reconciler | None = None
+        self._projection = Projection(
+            self._stores.stored_jobs, self._jobs, self._telemetry.projection_failed
         )
 
     def _job_changed(self, agent_id: str) -> None:
@@ -185,8 +204,9 @@ class _Service:
             return
         await stack.enter_async_context(self._beating())
         await stack.enter_async_context(self._projecting())
-        runner = await stack.enter_async_context(self._running())
-        settler = await stack.enter_async_context(self._settling(runner))
+        parts = await stack.enter_async_context(self._running())
+        await stack.enter_async_context(self._mending(parts))
+        settler = await stack.enter_async_context(self._settling(parts))
         await stack.enter_async_context(self._jobs.firing(settler.fire))
         await stack.enter_async_context(self._reconciling())
         await self._stop.wait()
@@ -202,7 +222,7 @@ class _Service:
             self._jobs,
             self._health,
             self._telemetry,
-            wall_clock,
+            self._clock,
             facts={**self._facts, "replica": self._id},
         ).add_to(app)
         host, port = settings.scheduler_http_host, settings.scheduler_http_port
@@ -242,10 +262,7 @@ class _Service:
 
     @asynccontextmanager
     async def _beating(self) -> AsyncIterator[None]:
-        async with (
-            self._task(self._membership.mend(), "mending"),
-            self._task(self._membership.beat(), "heartbeat"),
-        ):
+        async with self._task(self._membership.beat(), "heartbeat"):
             yield
         with suppress(Unavailable, Misconfigured):
             await self._membership.leave()
@@ -258,17 +275,23 @@ class _Service:
             await self._projection.flush()
 
     @asynccontextmanager
-    async def _running(self) -> AsyncIterator[Runner]:
-        settings = self._settings
+    async def _running(self) -> AsyncIterator[_RunningParts]:
+        settings, ledger = self._settings, self._stores.ledger
         dialect = Dialect(settings.conductor_api_mode)
         async with conductor_adapter.connected(
             settings.conductor_api_url.get_secret_value(), dialect, settings.conductor_cwd
         ) as conductor:
+            breaker = Breaker(conductor, self._telemetry)
+            self._health.others = {"conductor": lambda: breaker.trouble}
+            caller = Caller(
+                conductor, ledger, breaker, self._patience, self._telemetry, self._clock
+            )
             runner = Runner(
-                self._stores.ledger,
-                conductor,
+                ledger,
+                caller,
+                self._patience,
                 self._telemetry,
-                wall_clock,
+                self._clock,
                 policy=RunPolicy(
                     timeout=settings.scheduler_run_timeout,
                     max_concurrent=settings.scheduler_max_concurrent_runs,
@@ -276,38 +299,65 @@ class _Service:
                     severity=SeverityRule(settings.scheduler_severity),
                 ),
                 owner=self._id,
-                executions=self._executions,
+                require_fit=self._membership.require_fit,
             )
-            try:
-                yield runner
-            finally:
-                await runner.drain(settings.scheduler_drain_timeout)
+            cases = Cases(
+                self._stores.agents,
+                ledger,
+                runner,
+                self._telemetry,
+                self._clock,
+                policy=schedule_policy(settings),
+            )
+            async with self._task(breaker.probe(), "ask for Conductor"):
+                try:
+                    yield _RunningParts(breaker, runner, cases)
+                finally:
+                    await runner.drain(settings.scheduler_drain_timeout)
 
     @asynccontextmanager
-    async def _settling(self, runner: Runner) -> AsyncIterator[Settler]:
-        stores = self._stores
-        cases = Cases(
-            stores.agents,
-            stores.ledger,
-            runner,
+    async def _mending(self, parts: _RunningParts) -> AsyncIterator[None]:
+        ttl = self._settings.scheduler_replica_ttl
+        mending = Mending(
+            self._stores.ledger,
+            self._stores.replicas,
+            self._membership,
+            self._jobs,
+            parts.cases,
+            parts.runner,
+            parts.breaker,
             self._telemetry,
-            wall_clock,
-            policy=schedule_policy(self._settings),
+            self._clock,
+            every=ttl / 3,
+            grace=ttl,
+        )
+        async with self._task(mending.mend(), "mending"):
+            yield
+
+    @asynccontextmanager
+    async def _settling(self, parts: _RunningParts) -> AsyncIterator[Settler]:
+        standby = Standby(self._stores.ledger, self._membership.rank, self._clock)
+        requests = Requests(
+            parts.cases,
+            self._jobs,
+            parts.runner,
+            standby,
+            parts.breaker,
+            self._patience,
+            self._clock,
+            kept_for=self._settings.scheduler_execution_ttl,
         )
         settler = Settler(
-            stores.agents,
-            stores.ledger,
+            self._stores.agents,
+            self._stores.ledger,
             self._jobs,
-            runner,
-            cases,
-            Requests(
-                cases,
-                stores.ledger,
-                runner,
-                wall_clock,
-                kept_for=self._settings.scheduler_execution_ttl,
-            ),
-            wall_clock,
+            parts.runner,
+            parts.cases,
+            requests,
+            standby,
+            parts.breaker,
+            self._patience,
+            self._clock,
             serving_since=await self._serving_since(),
             failed=self._stop.fail,
         )
@@ -319,7 +369,7 @@ class _Service:
     async def _serving_since(self) -> datetime:
         """Now, where this replica comes alone; where others live, there is no outage to end."""
         others = set(await self._stores.replicas.alive()) - {self._id}
-        return datetime.min.replace(tzinfo=UTC) if others else wall_clock()
+        return datetime.min.replace(tzinfo=UTC) if others else self._clock()
 
     @asynccontextmanager
     async def _reconciling(self) -> AsyncIterator[None]:
@@ -328,7 +378,7 @@ class _Service:
             self._jobs,
             self._telemetry,
             self._health,
-            wall_clock,
+            self._clock,
             policy=schedule_policy(self._settings),
             resync_interval=self._settings.scheduler_resync_interval,
             left_behind=await self._stores.stored_jobs.load(),

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from service.domain.councilor import Councilor, SchedulePolicy, parse_councilor
 from service.domain.execution import (
+    Attempt,
     Claim,
     Execution,
     Fire,
@@ -66,10 +67,27 @@ class Cases:
         councilor = reading if is_ours and isinstance(reading, Councilor) else None
         return Case(fire, document, councilor, desired, self._clock())
 
-    async def claim(self, case: Case, slot: datetime, trigger: Trigger) -> Claim:
+    async def was_off(self, case: Case, slot: datetime) -> bool:
+        """Tell whether the document wanted no run when the slot came due, as far as is known.
+
+        For slots that are settled late: a pause before them and a resumption after them would not
+        be seen in the document as it is now. Raises Unavailable.
+        """
+        for document in await self._agents.read_as_of(case.fire.key, slot):
+            desired = desired_by(
+                document.key, parse_councilor(document.fields or {}, self._policy), document.damage
+            )
+            if not isinstance(desired, Desired) or desired.state is not JobState.SCHEDULED:
+                return True
+        return False
+
+    async def claim(
+        self, case: Case, slot: datetime, trigger: Trigger, next_slot: datetime | None
+    ) -> Claim:
         """Claim the slot in the place that was taken; the run goes on by itself where it is won."""
         assert case.councilor is not None
         execution_id = replace(case.fire, due_at=slot, trigger=trigger).execution_id
+        now = self._clock()
         execution = Execution(
             execution_id=execution_id,
             agent_id=case.fire.agent_id,
@@ -77,13 +95,38 @@ class Cases:
             trigger=trigger,
             spec_hash=case.councilor.spec_hash,
             owner=self._runner.owner,
-            # The same for every try of this process: a claim that seemed lost is known again.
-            nonce=hashlib.sha256(f"{self._runner.owner} {execution_id}".encode()).hexdigest()[:32],
-            started_at=self._clock(),
+            nonce=self._nonce(execution_id),
+            started_at=now,
+            attempts=(Attempt(now, None),),
         )
+        return await self._start(case, execution, next_slot, None)
+
+    async def resume(self, case: Case, orphan: Execution, next_slot: datetime | None) -> Claim:
+        """Go on, in the place that was taken, with a run that a dead replica had not begun yet."""
+        execution = replace(
+            orphan,
+            owner=self._runner.owner,
+            nonce=self._nonce(orphan.execution_id),
+            attempts=(*orphan.attempts, Attempt(self._clock(), None)),
+        )
+        return await self._start(case, execution, next_slot, orphan)
+
+    async def _start(
+        self,
+        case: Case,
+        execution: Execution,
+        next_slot: datetime | None,
+        orphan: Execution | None,
+    ) -> Claim:
+        assert case.councilor is not None
         config = (case.document.fields or {}).get("councilor_config")
-        order = order_for(case.councilor, config, execution, self._runner.policy.timeout)
-        return await self._runner.start(execution, case.fire.key, order)
+        timeout = self._runner.policy.timeout
+        order = order_for(case.councilor, config, execution, timeout, next_slot)
+        return await self._runner.start(execution, case.fire.key, order, orphan)
+
+    def _nonce(self, execution_id: str) -> str:
+        """The same for every try of this process: a claim that seemed lost is known again."""
+        return hashlib.sha256(f"{self._runner.owner} {execution_id}".encode()).hexdigest()[:32]
 
     async def skip(self, case: Case, slot: datetime, reason: Reason) -> bool:
         """Record that this slot does not run; False where it has a row. Raises Refused."""

@@ -7,7 +7,16 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from service.domain.councilor import DocumentKey
-from service.domain.execution import Claim, Execution, Fire, NotRun, Order, Outcome, Reason
+from service.domain.execution import (
+    Attempt,
+    Claim,
+    Execution,
+    Fire,
+    NotRun,
+    Order,
+    Outcome,
+    Reason,
+)
 from service.domain.jobs import AgentDocument, Job, StoredJob
 from service.domain.verdict import Verdict
 
@@ -71,6 +80,12 @@ class Agents(Protocol):
         """The documents as the majority has them, on the primary, one for each key.
 
         They are at least as new as any change that the watch has delivered. Raises Unavailable.
+        """
+
+    async def read_as_of(self, key: DocumentKey, instant: datetime) -> Sequence[AgentDocument]:
+        """The document as it was about this instant, within a second: before it, and after it.
+
+        Empty where the server does not remember that; it does for some minutes. Raises Unavailable.
         """
 
     async def find(self, agent_ids: Sequence[str] | None) -> Sequence[AgentDocument]:
@@ -165,6 +180,18 @@ class Ledger(Protocol):
         execution. Raises Refused.
         """
 
+    async def note_attempts(self, execution: Execution, attempts: Sequence[Attempt]) -> bool:
+        """Put calls on record while a run goes on, acknowledged by the majority.
+
+        False where the row is not running, or not ours, any more. Raises Unavailable.
+        """
+
+    async def take_over(self, orphan: Execution, execution: Execution) -> bool:
+        """Make the running row of a dead replica ours; False where it is not as it was found.
+
+        Raises Unavailable where it is unknown whose it is.
+        """
+
     async def withdraw(self, execution: Execution) -> None:
         """Take back a claim of ours that may be there and from which nothing was started.
 
@@ -218,8 +245,19 @@ class Ledger(Protocol):
         """The running rows of this owner. Raises Unavailable."""
 
 
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """What the primary says of itself: its clock, and how far the majority is behind its writes."""
+
+    at: datetime
+    majority_lag: timedelta
+
+
 class Replicas(Protocol):
     """The collection `scheduler_replicas`; all times are the server's."""
+
+    async def server_state(self) -> ServerState:
+        """Ask the primary how it is. Raises Unavailable."""
 
     async def heartbeat(self, replica_id: str, facts: Mapping[str, object], ttl: timedelta) -> None:
         """Say that this replica lives for another `ttl`. Raises Unavailable."""
@@ -240,6 +278,9 @@ class Conductor(Protocol):
     async def execute(self, order: Order) -> "Answer":
         """Have the task done, once. Raises nothing but CancelledError: endings are values."""
 
+    async def is_there(self) -> bool:
+        """Tell whether Conductor says that it is well. Raises nothing but CancelledError."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -259,6 +300,12 @@ class Failure:
     reason: Reason
     summary: str
     said: str = ""
+    may_repeat: bool = False
+    """Nothing was accepted, or a repeated call would be refused: it may be made again."""
+    retry_after: timedelta | None = None
+    """How long Conductor wants to be left alone."""
+    is_down: bool = False
+    """Nobody was there to answer, or only a gateway."""
 
     @property
     def text(self) -> str:

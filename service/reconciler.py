@@ -107,6 +107,7 @@ class Reconciler:
         until = monotonic() + self._resync_seconds * random.uniform(0.9, 1.1)
         while monotonic() < until:
             dirty = await watch.changes()
+            self._health.watch_answered()
             for key in dirty.keys:
                 self._telemetry.change_seen(dirty.operation)
                 self._mark(key)

@@ -1,4 +1,4 @@
-"""This replica among the others: its heartbeat, and the runs that a dead one has left."""
+"""This replica among the others: its heartbeat, who else lives, and who goes first."""
 
 import asyncio
 import math
@@ -8,105 +8,125 @@ from time import monotonic
 
 import structlog
 
-from service.domain.execution import Execution, interrupted
-from service.ports import Clock, JobTable, Ledger, Replicas, ServiceError
+from service.clock import ComparedClock
+from service.domain.ranking import rank_of
+from service.ports import Replicas, ServiceError, Unavailable
 from service.telemetry import Telemetry
 
 log = structlog.get_logger()
 
-_GONE = "the replica that ran it is gone; what Conductor made of it is not known"
+_BEATS_A_TTL = 3
+_FIT = 0.8
+"""The part of a time-to-live for which a heartbeat lets us start runs: who is late stops before
+the others take it for dead."""
+_RETRY_SECONDS = 0.5
+_DELIVERY_LAG = timedelta(seconds=10)
+"""A majority that is this far behind delivers no changes and acknowledges no claims."""
 
 
 class Membership:
-    """After `join`, run `beat` and `mend` as tasks; `leave` once they have ended."""
+    """After `join`, run `beat` as a task; `leave` once it has ended."""
 
     def __init__(
         self,
         replicas: Replicas,
-        ledger: Ledger,
-        jobs: JobTable,
+        clock: ComparedClock,
         telemetry: Telemetry,
-        clock: Clock,
         *,
         replica_id: str,
         facts: Mapping[str, object],
         ttl: timedelta,
-        executions: Collection[str],
     ) -> None:
+        self.replica_id = replica_id
         self._replicas = replicas
-        self._ledger = ledger
-        self._jobs = jobs
-        self._telemetry = telemetry
         self._clock = clock
-        self._id = replica_id
+        self._telemetry = telemetry
         self._facts = facts
+        self._ttl_seconds = ttl.total_seconds()
         self._ttl = ttl
-        self._executions = executions
         self._last_beat = -math.inf
         self._beating_since = math.inf
+        self._living: Sequence[str] = ()
+        self._majority_lag = timedelta(0)
+        self._hurry = asyncio.Event()
 
     async def join(self) -> None:
-        """Be known to the others before the first claim. Raises Unavailable, Refused."""
-        await self._replicas.heartbeat(self._id, self._facts, self._ttl)
-        now = monotonic()
-        if now - self._last_beat > self._ttl.total_seconds():
-            self._beating_since = now
-        self._last_beat = now
+        """Be known to the others, and know them. Raises Unavailable, Refused."""
+        sent = monotonic()
+        await self._replicas.heartbeat(self.replica_id, self._facts, self._ttl)
+        if sent - self._last_beat > self._ttl_seconds:
+            self._beating_since = monotonic()
+        # Counted from before it was sent: the others count from when it arrived.
+        self._last_beat = sent
+        await self._compare_clocks()
+        self._living = await self._replicas.alive()
+        self._telemetry.replicas_counted(len(self._living))
+
+    async def _compare_clocks(self) -> None:
+        asked_at = self._clock.uncorrected
+        state = await self._replicas.server_state()
+        self._clock.compare(state.at, asked_at, self._clock.uncorrected)
+        self._majority_lag = state.majority_lag
+        self._telemetry.server_compared(self._clock.offset, state.majority_lag)
 
     async def beat(self) -> None:
-        """Say every third of the time-to-live that we live."""
+        """Say every third of the time-to-live that we live, sooner where that is in doubt."""
         while True:
-            await asyncio.sleep(self._ttl.total_seconds() / 3)
+            await self._until_next(self._ttl_seconds / _BEATS_A_TTL)
             try:
                 await self.join()
             except ServiceError as error:
                 log.warning("heartbeat_failed", error=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+                self._hurry.set()
 
-    async def mend(self) -> None:
-        """Look as often what dead replicas have left, and put it right.
-
-        A task of its own: however long that takes, the heartbeat goes on.
-        """
-        while True:
-            for step in (
-                self._close_orphans,
-                self._count_forgotten,
-                self._ledger.restore_indexes,
-                self._replicas.forget_dead,
-            ):
-                try:
-                    await step()
-                except ServiceError as error:
-                    log.warning("mending_failed", error=str(error))
-            await asyncio.sleep(self._ttl.total_seconds() / 3)
-
-    async def _count_forgotten(self) -> None:
-        await self._ledger.count_forgotten(self._clock() - self._ttl)
+    async def _until_next(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._hurry.clear()
 
     async def leave(self) -> None:
         """Be dead at once, not only when the time-to-live is over. Raises Unavailable."""
-        await self._replicas.leave(self._id)
+        await self._replicas.leave(self.replica_id)
 
-    async def _close_orphans(self) -> None:
-        # After an outage everybody's time has run out, and whoever comes back first would take
-        # the others for dead: they get as long to be heard of as we have been heard ourselves.
-        if monotonic() - self._beating_since < self._ttl.total_seconds():
-            return
-        # The rows first: who claims after that is not among them, and who did is alive by now.
-        running = await self._ledger.running_of_others({self._id})
-        alive = await self._replicas.alive() if running else ()
-        lost = [run for run in running if run.owner not in alive]
-        for orphan in (*lost, *await self._forgotten()):
-            job = self._jobs.of_agent(orphan.agent_id)
-            outcome = interrupted(self._clock(), _GONE)
-            if await self._ledger.close(orphan, job.key if job is not None else None, outcome):
-                self._telemetry.run_ended(orphan, outcome)
+    def rank(self, agent_id: str) -> int:
+        """How many living replicas go before this one for an agent."""
+        return rank_of(self.replica_id, agent_id, self._living)
 
-    async def _forgotten(self) -> Sequence[Execution]:
-        """Rows of our own that nothing here is at: a claim, say, that arrived after all."""
-        before = self._clock() - self._ttl
-        return [
-            run
-            for run in await self._ledger.running_of(self._id)
-            if run.execution_id not in self._executions and run.started_at < before
-        ]
+    def require_fit(self) -> None:
+        """Return where runs may be started here. Raises Unavailable where they must not, now."""
+        trouble = self.trouble
+        if trouble is not None:
+            self._hurry.set()
+            raise Unavailable(trouble)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no run may be started here, if none may."""
+        silent = monotonic() - self._last_beat
+        if silent > self._ttl_seconds * _FIT:
+            return f"no heartbeat was acknowledged for {silent:.1f} s: the others may go on without"
+        return self._clock.doubt
+
+    @property
+    def lag_trouble(self) -> str | None:
+        """Why changes are not delivered although a primary answers, if that is so."""
+        if self._majority_lag < _DELIVERY_LAG:
+            return None
+        seconds = self._majority_lag.total_seconds()
+        return f"the majority of the replica set is {seconds:.0f} s behind its primary"
+
+    async def dead_among(self, owners: Collection[str]) -> frozenset[str]:
+        """Those of these owners that are dead; none as long as it is too early to say.
+
+        After an outage everybody's time has run out, and whoever comes back first would take the
+        others for dead: they get as long to be heard of as we have been heard ourselves. Find out
+        first what they own: who begins something after that lives. Raises Unavailable.
+        """
+        if not owners or monotonic() - self._beating_since < self._ttl_seconds:
+            return frozenset()
+        return frozenset(owners) - {*await self._replicas.alive(), self.replica_id}

@@ -1,15 +1,15 @@
 """One run from its claim to its closed ledger row: claim, call Conductor, judge, record."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from time import monotonic
 
-import stamina
 import structlog
 
+from service.calling import Called, Caller
 from service.domain.councilor import DocumentKey
 from service.domain.execution import (
     Attempt,
@@ -22,17 +22,17 @@ from service.domain.execution import (
     interrupted,
 )
 from service.domain.severity import Severity, SeverityRule, severity_of
-from service.ports import Answer, Clock, Conductor, Ledger, Misconfigured, Refused, Unavailable
+from service.patience import PASSING, Patience
+from service.ports import Answer, Clock, Ledger, Refused, Unavailable
 from service.telemetry import Telemetry
 
 log = structlog.get_logger()
 
-_T = TypeVar("_T")
-# Rights that were taken away may come back; a run that has been claimed waits for its record.
-_PASSING = (Unavailable, Misconfigured)
 _JUDGED = 64 * 1024
 """How much of a long output's beginning, and of its end, decides about its severity."""
 _LOOK_AGAIN_SECONDS = 1.0
+_PROMPT_SECONDS = 2.0
+"""A claim that is acknowledged later than this is taken back: too much may have changed."""
 _STOPPED = "the service stopped before Conductor answered; what it made of it is not known"
 
 
@@ -52,26 +52,29 @@ class Runner:
     def __init__(
         self,
         ledger: Ledger,
-        conductor: Conductor,
+        caller: Caller,
+        patience: Patience,
         telemetry: Telemetry,
         clock: Clock,
         *,
         policy: RunPolicy,
         owner: str,
-        executions: set[str],
+        require_fit: Callable[[], None],
     ) -> None:
         self.owner = owner
         self.policy = policy
         self._ledger = ledger
-        self._conductor = conductor
+        self._caller = caller
+        self._patience = patience
         self._telemetry = telemetry
+        self._require_fit = require_fit
         self._clock = clock
         self._places = asyncio.Semaphore(policy.max_concurrent)
         self._tasks: set[asyncio.Task[None]] = set()
         self._going: dict[str, asyncio.Task[None]] = {}
         self._doubtful: dict[str, Execution] = {}
         self._draining = False
-        self.executions = executions
+        self.executions: set[str] = set()
         """The executions that this process is at, from before their claim to their record."""
 
     @property
@@ -87,19 +90,26 @@ class Runner:
         """Leave a place to somebody else."""
         self._places.release()
 
-    async def start(self, execution: Execution, key: DocumentKey, order: Order) -> Claim:
+    async def start(
+        self,
+        execution: Execution,
+        key: DocumentKey,
+        order: Order,
+        orphan: Execution | None = None,
+    ) -> Claim:
         """Claim the slot and, where it is won, run it in the place that was taken.
 
-        Answers when the claim is decided, while the run goes on; a caller that is cancelled takes
-        nothing back. Raises Unavailable where that is not known (`withdraw_doubtful` before the
-        next look) and while draining; Misconfigured, Refused.
+        With `orphan`, the claim is that run's row, taken over from a dead replica. Answers when the
+        claim is decided, while the run goes on; a caller that is cancelled takes nothing back.
+        Raises Unavailable where that is not known (`withdraw_doubtful` before the next look), where
+        nothing may be started, and while draining; Misconfigured, Refused.
         """
         if execution.execution_id in self.executions:
             self.give_place_back()
             return Claim.TAKEN  # by ourselves: its nonce would make the ledger say that we won
         self.executions.add(execution.execution_id)
         claimed: asyncio.Future[Claim] = asyncio.get_running_loop().create_future()
-        work = self._run(execution, key, order, claimed)
+        work = self._run(execution, key, order, orphan, claimed)
         task = asyncio.create_task(work, name=f"run {execution.execution_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -133,19 +143,21 @@ class Runner:
             await asyncio.wait(self._tasks, timeout=timeout.total_seconds())
         await cancelled(self._tasks)
         # Also finds a row whose claim was on its way when its run was cancelled.
-        with suppress(*_PASSING, Refused):
+        with suppress(*PASSING, Refused):
             for execution in await self._ledger.running_of(self.owner):
-                await self._record(execution, None, interrupted(self._clock(), _STOPPED))
+                outcome = interrupted(execution, self._clock(), _STOPPED)
+                await self._record(execution, None, outcome)
 
     async def _run(
         self,
         execution: Execution,
         key: DocumentKey,
         order: Order,
+        orphan: Execution | None,
         claimed: "asyncio.Future[Claim]",
     ) -> None:
         try:
-            claim = await self._claim(execution)
+            claim = await self._claim(execution, orphan)
             if claim is Claim.WON:
                 await self._run_claimed(execution, key, order, claimed)
             else:
@@ -160,14 +172,33 @@ class Runner:
             self.executions.discard(execution.execution_id)
             self._places.release()
 
-    async def _claim(self, execution: Execution) -> Claim:
+    async def _claim(self, execution: Execution, orphan: Execution | None) -> Claim:
         if self._draining:
             raise Unavailable("nothing is started any more")
+        self._require_fit()
+        if orphan is not None:
+            # In doubt, the row is found again like that of any run that nobody is at.
+            is_ours = await self._ledger.take_over(orphan, execution)
+            return Claim.WON if is_ours else Claim.TAKEN
+        asked = monotonic()
         try:
-            return await self._ledger.open(execution)
-        except _PASSING:
+            claim = await self._ledger.open(execution)
+            if claim is Claim.WON:
+                self._require_prompt(asked)
+        except PASSING:
             self._doubtful[execution.agent_id] = execution
             raise
+        return claim
+
+    def _require_prompt(self, asked: float) -> None:
+        """Return where the claim was acknowledged at once, by a clock that nobody sets.
+
+        Else this process may have been stopped, and the others may take it for dead already.
+        """
+        self._require_fit()
+        took = monotonic() - asked
+        if took > _PROMPT_SECONDS:
+            raise Unavailable(f"the claim was acknowledged only after {took:.1f} s")
 
     async def _run_claimed(
         self,
@@ -182,7 +213,10 @@ class Runner:
         claimed.set_result(Claim.WON)
         self._telemetry.run_started(execution)
         try:
-            outcome = await self._outcome(order)
+            outcome = await self._outcome(execution, order)
+            if outcome is None:
+                log.warning("run_given_up", execution_id=execution.execution_id)
+                return
             try:
                 await self._record_surely(execution, key, outcome)
             except Exception:
@@ -199,16 +233,17 @@ class Runner:
         self, execution: Execution, key: DocumentKey, outcome: Outcome
     ) -> None:
         """Record an outcome, however long the database is away, also while draining."""
-        await self._retried(lambda: self._record(execution, key, outcome), lambda: False)
+        await self._patience.retried(lambda: self._record(execution, key, outcome))
 
-    async def _outcome(self, order: Order) -> Outcome:
-        began = self._clock()
+    async def _outcome(self, execution: Execution, order: Order) -> Outcome | None:
+        """How the run ended; None where it turns out to be somebody else's by now."""
         try:
-            answer = await self._conductor.execute(order)
-            return await self._judged(answer, Attempt(began, _message_of(answer)))
+            called = await self._caller.call(execution, order)
+            return None if called is None else await self._judged(called)
         except Exception as error:  # a fault of ours ends this run, and no other
             log.exception("run_crashed", execution_id=order.execution_id)
-            return self._crash((Attempt(began, type(error).__name__),))
+            *earlier, last = execution.attempts
+            return self._crash((*earlier, Attempt(last.started_at, type(error).__name__)))
 
     def _crash(self, attempts: tuple[Attempt, ...]) -> Outcome:
         error = "the scheduler itself failed; its log says why"
@@ -223,7 +258,8 @@ class Runner:
             attempts=attempts,
         )
 
-    async def _judged(self, answer: Answer, attempt: Attempt) -> Outcome:
+    async def _judged(self, called: Called) -> Outcome:
+        answer = called.answer
         failure = answer.failure
         severity = Severity.ERROR if failure is not None else await self._severity(answer)
         output, is_cut = _cut(answer.output, self.policy.max_output_bytes)
@@ -235,7 +271,7 @@ class Runner:
             error=failure.text if failure is not None else None,
             summary=failure.summary if failure is not None else None,
             reason=failure.reason if failure is not None else None,
-            attempts=(attempt,),
+            attempts=called.attempts,
             output_truncated=is_cut,
         )
 
@@ -254,25 +290,10 @@ class Runner:
         else:
             log.warning("run_result_refused", execution_id=execution.execution_id)
 
-    async def until_available(self, step: Callable[[], Awaitable[_T]]) -> _T:
-        """Take a step again and again while the database does not answer, until draining."""
-        return await self._retried(step, lambda: self._draining)
-
-    async def _retried(self, step: Callable[[], Awaitable[_T]], is_over: Callable[[], bool]) -> _T:
-        async for attempt in stamina.retry_context(
-            on=lambda error: isinstance(error, _PASSING) and not is_over(),
-            attempts=None,
-            timeout=None,
-            wait_initial=0.1,
-            wait_max=5.0,
-        ):
-            with attempt:
-                try:
-                    result = await step()
-                except _PASSING as error:
-                    self._telemetry.database_failed(error)
-                    raise
-        return result
+    @property
+    def is_draining(self) -> bool:
+        """Tell whether nothing is started any more."""
+        return self._draining
 
 
 async def cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
@@ -281,10 +302,6 @@ async def cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
     for task in ending:
         task.cancel()
     await asyncio.gather(*ending, return_exceptions=True)
-
-
-def _message_of(answer: Answer) -> str | None:
-    return answer.failure.text if answer.failure is not None else None
 
 
 def _cut(output: str | None, most_bytes: int) -> tuple[str | None, bool]:

@@ -9,21 +9,25 @@ from functools import partial
 
 import structlog
 
+from service.breaker import Breaker
 from service.cases import Case, Cases
 from service.domain.catch_up import PUNCTUAL, DueSlots, due_slots
 from service.domain.config import CatchUp, Overlap
 from service.domain.execution import Claim, Fire, Reason, Trigger
 from service.domain.jobs import Desired, JobSpec, JobState, Past, stored_of
 from service.domain.planning import past_of
+from service.pace import Pace
+from service.patience import Patience
 from service.ports import Agents, Clock, JobTable, Ledger, Refused
 from service.requests import Requests
 from service.runner import Runner, cancelled
+from service.standby import Standby
 
 log = structlog.get_logger()
 
 _TICK = timedelta(microseconds=1)
-_CATCH_UP_SPACING = timedelta(milliseconds=50)
-"""After an outage all councilors are late at once: their runs start one after the other."""
+_REMEMBERED_FROM = timedelta(seconds=1)
+"""A slot that is settled later than this is held against what the document said when it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +41,6 @@ class _Start:
     has_more: bool
     before: datetime
     """The next slot after now."""
-
-
-class Pace:
-    """Lets one through at a time, in order, with a distance between two."""
-
-    def __init__(self, spacing: timedelta = _CATCH_UP_SPACING) -> None:
-        self._spacing = spacing.total_seconds()
-        self._one = asyncio.Lock()
-        self._next = 0.0
-
-    async def turn(self) -> None:
-        """Wait until it is one's turn; a caller that is cancelled takes none."""
-        async with self._one:
-            now = asyncio.get_running_loop().time()
-            await asyncio.sleep(max(0.0, self._next - now))
-            self._next = max(now, self._next) + self._spacing
 
 
 class Settler:
@@ -69,6 +57,9 @@ class Settler:
         runner: Runner,
         cases: Cases,
         requests: Requests,
+        standby: Standby,
+        breaker: Breaker,
+        patience: Patience,
         clock: Clock,
         *,
         serving_since: datetime,
@@ -80,6 +71,9 @@ class Settler:
         self._jobs = jobs
         self._runner = runner
         self._cases = cases
+        self._standby = standby
+        self._breaker = breaker
+        self._patience = patience
         self._clock = clock
         self._requests = requests
         self._catch_up_pace = catch_up_pace or Pace()
@@ -108,9 +102,10 @@ class Settler:
             self._failed(error)  # a fault of ours: better to start anew than to lose slots
 
     async def stop(self) -> None:
-        """Settle nothing more; slots that are open stay so, for the next start."""
+        """Settle nothing more; slots that are open stay so, for the other replicas or the next."""
         self._is_stopped = True
         await cancelled(self._tasks.values())
+        await self._standby.stop()
 
     async def _settle_due(self, fire: Fire) -> None:
         """Settle the agent's slots, oldest first, until none is due."""
@@ -126,27 +121,35 @@ class Settler:
             fire = replace(fire, key=job.key, due_at=job.next_run_at)
 
     async def _settled_or_queued(self, fire: Fire, queued: datetime | None) -> datetime | None:
+        stands_by = queued is None and await self._standby.turn(fire.agent_id, fire.due_at)
+        step = partial(self._settle_next, fire, queued, stands_by=stands_by)
         try:
-            return await self._runner.until_available(partial(self._settle_next, fire, queued))
+            return await self._patience.retried(step, lambda: self._runner.is_draining)
         except Refused as error:
             # The ledger itself rejects the row, by a validator say: nothing can be recorded.
             log.exception("slot_not_recorded", agent_id=fire.agent_id, error=str(error))
             self._jobs.settle(fire.agent_id, fire.due_at)
             return None
 
-    async def _settle_next(self, fire: Fire, queued: datetime | None) -> datetime | None:
+    async def _settle_next(
+        self, fire: Fire, queued: datetime | None, *, stands_by: bool
+    ) -> datetime | None:
         """Settle what was missed, and the next start; answers the slot that has to wait instead."""
+        if stands_by and await self._standby.is_taken(fire):
+            self._jobs.settle(fire.agent_id, fire.due_at)
+            return None
         await self._wait_for_others(fire)
+        held = Reason.CONDUCTOR_UNAVAILABLE if await self._breaker.let_through() else None
         has_turn = False
         while True:
-            case, start = await self._take_place(fire, queued, has_turn=has_turn)
+            case, start = await self._take_place(fire, queued, held, has_turn=has_turn)
             if start is None:
                 return None
             if has_turn or start.trigger is not Trigger.CATCH_UP:
                 break
             self._runner.give_place_back()
             has_turn = await self._turn(start.before)
-        claim = await self._cases.claim(case, start.slot, start.trigger)
+        claim = await self._cases.claim(case, start.slot, start.trigger, start.before)
         return await self._after(case, start, claim, was_queued=queued is not None)
 
     async def _wait_for_others(self, fire: Fire) -> None:
@@ -166,16 +169,20 @@ class Settler:
         return is_on_time and job.timetable.next_slot(fire.due_at) > now
 
     async def _take_place(
-        self, fire: Fire, queued: datetime | None, *, has_turn: bool
+        self, fire: Fire, queued: datetime | None, held: Reason | None, *, has_turn: bool
     ) -> tuple[Case, _Start | None]:
-        """Look what may start, if anything; then a place is taken for it."""
-        was_full = self._runner.is_full
+        """Look what may start, if anything; then a place is taken for it.
+
+        `held` is what slots were held back for, if for anything.
+        """
+        if held is None and self._runner.is_full:
+            held = Reason.CAPACITY
         await self._runner.take_place()
         start = None
         try:
             await self._runner.withdraw_doubtful(fire.agent_id)
             case = await self._cases.look(fire)
-            start = await self._next_start(case, queued, was_full=was_full, has_turn=has_turn)
+            start = await self._next_start(case, queued, held, has_turn=has_turn)
         finally:
             if start is None:
                 self._runner.give_place_back()
@@ -191,7 +198,7 @@ class Settler:
         return True
 
     async def _next_start(
-        self, case: Case, queued: datetime | None, *, was_full: bool, has_turn: bool
+        self, case: Case, queued: datetime | None, held: Reason | None, *, has_turn: bool
     ) -> _Start | None:
         """Record what does not run; answers what may start, if anything."""
         desired, fire = case.desired, case.fire
@@ -210,12 +217,22 @@ class Settler:
             return None
         start = self._start(case, desired.spec, past, slots)
         if start is not None and queued is None and _is_undecided(desired.spec, past):
-            await self._record_missed(case, slots, was_full=was_full)
+            await self._record_missed(case, slots, held)
             await self._leave_out(case, start.slot)
             return None
         if start is None or start.trigger is not Trigger.CATCH_UP or has_turn:
-            await self._record_not_run(case, slots, was_full=was_full)
+            await self._record_not_run(case, slots, held)
+        if start is not None and case.now - start.slot > _REMEMBERED_FROM:
+            return await self._unless_off(case, start)
         return start
+
+    async def _unless_off(self, case: Case, start: _Start) -> _Start | None:
+        """A late start, unless the document was paused when its slot came due."""
+        if not await self._cases.was_off(case, start.slot):
+            return start
+        await self._cases.skip(case, start.slot, Reason.PAUSED)
+        self._jobs.settle(case.fire.agent_id, start.slot)
+        return None
 
     def _start(self, case: Case, spec: JobSpec, past: Past, slots: DueSlots) -> _Start | None:
         if not slots.starts or past.accepted_at is None:
@@ -264,16 +281,16 @@ class Settler:
                 self._jobs.put(replace(job, skipped_slot=slot))
         self._jobs.settle(agent_id, slot)
 
-    async def _record_missed(self, case: Case, slots: DueSlots, *, was_full: bool) -> None:
+    async def _record_missed(self, case: Case, slots: DueSlots, held: Reason | None) -> None:
         if slots.missed is not None:
             is_outage = slots.last < self._serving_since
-            reason = Reason.CAPACITY if was_full and not is_outage else Reason.OUTAGE
+            reason = Reason.OUTAGE if is_outage else held or Reason.OUTAGE
             await self._cases.miss(case, slots.missed.first, reason, slots.missed)
             self._jobs.settle(case.fire.agent_id, slots.missed.last)
 
-    async def _record_not_run(self, case: Case, slots: DueSlots, *, was_full: bool) -> None:
+    async def _record_not_run(self, case: Case, slots: DueSlots, held: Reason | None) -> None:
         agent_id = case.fire.agent_id
-        await self._record_missed(case, slots, was_full=was_full)
+        await self._record_missed(case, slots, held)
         if slots.skipped is not None:
             await self._cases.skip(case, slots.skipped, Reason.SKIP_NEXT)
         if not slots.starts:

@@ -3,8 +3,8 @@
 import json
 import logging
 import sys
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any, TextIO, TypeVar
 
@@ -23,6 +23,7 @@ from prometheus_client import (
 from service.domain.config import Problem
 from service.domain.execution import (
     FAILURE_REASONS,
+    NOT_RUN_REASONS,
     Execution,
     NotRun,
     Outcome,
@@ -47,7 +48,7 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(
 )
 _RELIST_REASONS = (
     *("startup", "resync", "network", "unavailable", "refused", "ended"),
-    *("drop", "rename", "dropDatabase", "invalidate", "136", "280", "286"),
+    *("drop", "rename", "dropDatabase", "invalidate", "stalled", "136", "280", "286"),
 )
 _QUIET_SECONDS = 10.0
 _OPERATIONS = ("insert", "update", "replace", "delete")
@@ -131,7 +132,7 @@ class Telemetry:
         self._runs = self._counter("runs", "Runs that ended", "severity", Severity)
         self._failures = self._counter("failed_runs", "Runs that failed", "reason", FAILURE_REASONS)
         self._not_run = self._counter(
-            "slots_not_run", "Slots without a run", "reason", set(Reason) - FAILURE_REASONS
+            "slots_not_run", "Slots without a run", "reason", NOT_RUN_REASONS
         )
         self._retries = Counter(
             "councilor_database_retries",
@@ -139,6 +140,29 @@ class Telemetry:
             registry=self.registry,
         )
         self._told_of_failure = -_QUIET_SECONDS
+        self._repeats = Counter(
+            "councilor_conductor_retries",
+            "Calls of Conductor that failed and may be made again",
+            registry=self.registry,
+        )
+        self._takeovers = Counter(
+            "councilor_takeovers",
+            "Runs of dead replicas that went on here",
+            registry=self.registry,
+        )
+        self._conductor_up = self._gauge("conductor_up", "0 while starts are held back")
+        self._conductor_up.set(1)
+        self._replicas = self._gauge("members", "Replicas that live, this one included")
+        self._clock_offset = self._gauge(
+            "mongo_clock_offset_seconds", "How far the database's clock is ahead of this machine's"
+        )
+        self._majority_lag = self._gauge(
+            "mongo_majority_lag_seconds", "How far the majority is behind the primary's writes"
+        )
+        self._last_read = self._gauge(
+            "watch_last_getmore_age_seconds", "Time since the change stream was last answered"
+        )
+        self._last_read.set(0)
         self._running = self._gauge("running", "Runs going on in this replica")
         self._pickup = self._histogram(
             "reconcile_seconds", "From a change read from the stream to its effect", _PICKUP_BUCKETS
@@ -216,6 +240,43 @@ class Telemetry:
         if monotonic() - self._told_of_failure > _QUIET_SECONDS:
             self._told_of_failure = monotonic()
             log.warning("database_unavailable", error=str(error))
+
+    def replicas_counted(self, living: int) -> None:
+        self._replicas.set(living)
+
+    def server_compared(self, clock_offset: timedelta, majority_lag: timedelta) -> None:
+        self._clock_offset.set(clock_offset.total_seconds())
+        self._majority_lag.set(majority_lag.total_seconds())
+
+    def stream_answered(self, age: Callable[[], float]) -> None:
+        self._last_read.set_function(age)
+
+    def conductor_lost(self, trouble: str) -> None:
+        self._conductor_up.set(0)
+        log.warning("conductor_unavailable", error=trouble)
+
+    def conductor_returned(self) -> None:
+        self._conductor_up.set(1)
+        log.info("conductor_available")
+
+    def call_failed(self, execution: Execution, summary: str) -> None:
+        """A call came to nothing, and may be made again."""
+        self._repeats.inc()
+        log.info(
+            "call_failed",
+            agent_id=execution.agent_id,
+            execution_id=execution.execution_id,
+            error=summary,
+        )
+
+    def run_taken_over(self, orphan: Execution) -> None:
+        self._takeovers.inc()
+        log.info(
+            "run_taken_over",
+            agent_id=orphan.agent_id,
+            execution_id=orphan.execution_id,
+            owner=orphan.owner,
+        )
 
     def projection_failed(self, error: str) -> None:
         log.warning("projection_failed", error=error)

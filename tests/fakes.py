@@ -1,7 +1,7 @@
 """One fake per port; each obeys the contract test of its port."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -11,6 +11,7 @@ from typing import Any
 from service.adapters.mongo.keys import key_of
 from service.domain.councilor import DocumentKey
 from service.domain.execution import (
+    Attempt,
     Claim,
     Execution,
     Fire,
@@ -24,7 +25,16 @@ from service.domain.execution import (
 from service.domain.jobs import AgentDocument, Job, JobState, StoredJob, stored_of
 from service.domain.severity import Severity
 from service.domain.verdict import Verdict, error_of, explanation_of, upcoming_slots
-from service.ports import Answer, Dirty, Fired, LedgerRow, Refused, Unavailable, WatchLost
+from service.ports import (
+    Answer,
+    Dirty,
+    Fired,
+    LedgerRow,
+    Refused,
+    ServerState,
+    Unavailable,
+    WatchLost,
+)
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -64,6 +74,8 @@ class FakeAgents:
         self.opened = 0
         self.reads: list[DocumentKey] = []
         self.refuses_status = False
+        self.history: dict[DocumentKey, list[tuple[datetime, Mapping[str, Any] | None]]] = {}
+        """What each document was, and since when."""
         self._clock = clock
         self._events: asyncio.Queue[Dirty | WatchLost] = asyncio.Queue()
 
@@ -74,6 +86,8 @@ class FakeAgents:
             self.collection.pop(key, None)
         else:
             self.collection[key] = {"_id": document_id, **deepcopy(dict(fields))}
+        past = self.history.setdefault(key, [])
+        past.append((self._clock(), deepcopy(self.collection.get(key))))
         self._events.put_nowait(Dirty((key,), "delete" if fields is None else "replace"))
         return key
 
@@ -104,6 +118,14 @@ class FakeAgents:
         self.outage.check()
         self.reads.extend(keys)
         return [self._read(key) for key in keys]
+
+    async def read_as_of(self, key: DocumentKey, instant: datetime) -> Sequence[AgentDocument]:
+        self.outage.check()
+        past = [(at, fields) for at, fields in self.history.get(key, ()) if at <= instant]
+        if not past:
+            return []
+        fields = max(past, key=lambda entry: entry[0])[1]
+        return [AgentDocument(key, None if fields is None else deepcopy(dict(fields)))]
 
     async def find(self, agent_ids: Sequence[str] | None) -> Sequence[AgentDocument]:
         self.outage.check()
@@ -222,6 +244,10 @@ class FakeLedger:
         self.rows: dict[str, dict[str, Any]] = {}
         self.counted: list[tuple[str, Severity]] = []
         self.outage = Outage()
+        self.noted: list[list[str | None]] = []
+        """The errors of the attempts, each time that they were put on record."""
+        self.opened: Callable[[], None] | None = None
+        """Called when a claim is won, before its answer arrives."""
 
     async def open(self, execution: Execution) -> Claim:
         self.outage.check()
@@ -245,8 +271,32 @@ class FakeLedger:
             "owner": execution.owner,
             "nonce": execution.nonce,
             "spec_hash": execution.spec_hash,
+            "attempts": execution.attempts,
         }
+        if self.opened is not None:
+            self.opened()
         return Claim.WON
+
+    async def note_attempts(self, execution: Execution, attempts: Sequence[Attempt]) -> bool:
+        self.outage.check()
+        row = self._running_row(execution)
+        if row is not None:
+            row["attempts"] = tuple(attempts)
+            self.noted.append([attempt.error for attempt in attempts])
+        return row is not None
+
+    async def take_over(self, orphan: Execution, execution: Execution) -> bool:
+        self.outage.check()
+        row = self._running_row(orphan)
+        if row is not None:
+            row |= {"owner": execution.owner, "nonce": execution.nonce}
+            row["attempts"] = execution.attempts
+        return row is not None
+
+    def _running_row(self, execution: Execution) -> dict[str, Any] | None:
+        row = self.rows.get(execution.execution_id, {})
+        is_its = (row.get("owner"), row.get("nonce")) == (execution.owner, execution.nonce)
+        return row if is_its and row["status"] == Status.RUNNING else None
 
     async def withdraw(self, execution: Execution) -> None:
         self.outage.check()
@@ -292,6 +342,7 @@ class FakeLedger:
             "duration_ms": milliseconds(outcome.completed_at - execution.started_at),
             "output": outcome.output,
             "error": outcome.error,
+            "attempts": outcome.attempts,
         }
         self.counted.append((execution.agent_id, outcome.severity))
         return True
@@ -364,6 +415,7 @@ def _execution(row: Mapping[str, Any]) -> Execution:
         owner=row["owner"],
         nonce=row["nonce"],
         started_at=row["started_at"],
+        attempts=row["attempts"],
     )
 
 
@@ -434,7 +486,12 @@ class FakeReplicas:
     def __init__(self, clock: FakeClock) -> None:
         self.replicas: dict[str, datetime] = {}
         self.outage = Outage()
+        self.state = ServerState(NOON, timedelta(0))
         self._clock = clock
+
+    async def server_state(self) -> ServerState:
+        self.outage.check()
+        return replace(self.state, at=self._clock())
 
     async def heartbeat(self, replica_id: str, facts: Mapping[str, object], ttl: timedelta) -> None:
         self.outage.check()
@@ -460,6 +517,10 @@ class FakeConductor:
     def __init__(self) -> None:
         self.orders: list[Order] = []
         self.answer: Answer | Exception = Answer(output="all is well")
+        self.answers: list[Answer] = []
+        """Given first, one after the other."""
+        self.is_well = True
+        self.asked = 0
         self.called = asyncio.Event()
         self.released = asyncio.Event()
         self.released.set()
@@ -468,6 +529,12 @@ class FakeConductor:
         self.orders.append(order)
         self.called.set()
         await self.released.wait()
+        if self.answers:
+            return self.answers.pop(0)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+    async def is_there(self) -> bool:
+        self.asked += 1
+        return self.is_well

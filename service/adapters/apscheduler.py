@@ -270,7 +270,6 @@ class TimedJobs:
         if job is None or self._fired is None:
             return
         opened = self._open.setdefault(agent_id, due_at)
-        self._changed(agent_id)
         self._fired(Fire(job.key, agent_id, opened))
 
     def _set_timer(self, job: Job) -> None:

@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
@@ -20,10 +21,14 @@ from service.ports import Answer, Failure
 _LARGEST_ANSWER = 16 * 1024 * 1024
 _LONGEST_MESSAGE = 2_000
 _CONNECT_SECONDS = 10
+_LONGEST_WISH = 86_400
 _KEEP_ALIVE_SECONDS = 2
 """Shorter than a server's (uvicorn: 5 s): a request on a connection that the server is just closing
 would fail, and could not be told from one that was accepted."""
-_GATEWAY_ERRORS = {429, 502, 503, 504}
+_HEALTH_SECONDS = 10
+"""Its health answers slowly under load."""
+_NOBODY_BEHIND = {502, 503, 504}
+_GATEWAY_ERRORS = {429, *_NOBODY_BEHIND}
 _SUCCEEDED = {"completed", "success"}
 
 
@@ -44,7 +49,12 @@ class Request:
 
 
 class HttpConductor:
-    """The port `Conductor`. Each order is sent once: nothing that may be accepted goes twice."""
+    """The port `Conductor`. Each order is sent once; a failure says whether it may be repeated.
+
+    That is so where nothing was accepted: no connection was made, or the server asked to come
+    again. In the dialect `agents` the server refuses a `task_id` that it has seen, so there a
+    call that it may have accepted can be repeated too.
+    """
 
     def __init__(
         self, session: aiohttp.ClientSession, base_url: str, dialect: Dialect, cwd: str | None
@@ -60,24 +70,55 @@ class HttpConductor:
                 body = await response.content.read(_LARGEST_ANSWER + 1)
                 while len(body) <= _LARGEST_ANSWER and (more := await response.content.readany()):
                     body += more
-                return answer_of(response.status, response.content_type, body)
+                answer = answer_of(response.status, response.content_type, body)
+                if answer.failure is None:
+                    return answer
+                failure = self._weighed(answer.failure, response.status, response.headers)
+                return replace(answer, failure=failure)
         except aiohttp.ConnectionTimeoutError:
-            where = f"{self._shown_url} (CONDUCTOR_API_URL)"
-            summary = f"cannot connect to {where} within {_CONNECT_SECONDS} s"
-            return _failed(Reason.CONDUCTOR_UNAVAILABLE, summary)
+            return self._unreached(f" within {_CONNECT_SECONDS} s")
         except TimeoutError:
             seconds = order.timeout.total_seconds()
             return _failed(Reason.TIMEOUT, f"no answer within {seconds:g} s")
         except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
-            cause = getattr(error, "strerror", None) or type(error).__name__
-            where = f"{self._shown_url} (CONDUCTOR_API_URL)"
-            return _failed(Reason.CONDUCTOR_UNAVAILABLE, f"cannot connect to {where}: {cause}")
+            return self._unreached(f": {getattr(error, 'strerror', None) or type(error).__name__}")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             detail = str(error) or type(error).__name__
-            return _failed(
-                Reason.CONDUCTOR_DISCONNECTED,
-                f"the connection to {self._shown_url} broke before the answer was whole: {detail}",
+            summary = (
+                f"the connection to {self._shown_url} broke before the answer was whole: {detail}"
             )
+            refuses_repeats = self._dialect is Dialect.AGENTS
+            failure = Failure(
+                Reason.CONDUCTOR_DISCONNECTED, summary, may_repeat=refuses_repeats, is_down=True
+            )
+            return Answer(output=None, failure=failure)
+
+    async def is_there(self) -> bool:
+        bounded = aiohttp.ClientTimeout(total=_HEALTH_SECONDS, sock_connect=_CONNECT_SECONDS)
+        try:
+            url = URL(f"{self._base_url}/health", encoded=True)
+            async with self._session.get(url, timeout=bounded, allow_redirects=False) as response:
+                return response.status < 500  # a Conductor that has no such page is there, too
+        except (aiohttp.ClientError, OSError, ValueError):
+            return False
+
+    def _unreached(self, how: str) -> Answer:
+        """Nobody has heard of the order: it may be sent again."""
+        summary = f"cannot connect to {self._shown_url} (CONDUCTOR_API_URL){how}"
+        failure = Failure(Reason.CONDUCTOR_UNAVAILABLE, summary, may_repeat=True, is_down=True)
+        return Answer(output=None, failure=failure)
+
+    def _weighed(self, failure: Failure, http_status: int, headers: Mapping[str, str]) -> Failure:
+        """A failure with what its status means for further calls."""
+        says_when = headers.get("Retry-After") is not None
+        asks_to_return = http_status == 429 or (http_status == 503 and says_when)
+        refuses_repeats = self._dialect is Dialect.AGENTS and http_status in _NOBODY_BEHIND
+        return replace(
+            failure,
+            may_repeat=asks_to_return or refuses_repeats,
+            retry_after=_retry_after(headers) if asks_to_return else None,
+            is_down=http_status in _NOBODY_BEHIND,
+        )
 
     @asynccontextmanager
     async def _posted(self, order: Order) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -237,6 +278,18 @@ def _failed(reason: Reason, summary: str, said: str = "") -> Answer:
 def _shortened(text: str) -> str:
     text = text.strip()
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}…"
+
+
+def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
+    """How long Retry-After wants us to wait, as seconds or as a date (RFC 9110, 10.2.3)."""
+    wish = headers.get("Retry-After", "")
+    if wish.isascii() and wish.isdecimal():
+        return timedelta(seconds=min(int(wish[:9]), _LONGEST_WISH))
+    try:
+        # Counted by the server's own clock, whatever ours says.
+        return parsedate_to_datetime(wish) - parsedate_to_datetime(headers["Date"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _seconds(duration: timedelta) -> int | float:

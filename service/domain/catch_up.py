@@ -67,6 +67,20 @@ def due_slots(
     return DueSlots(starts, missed, last)
 
 
+def may_still_start(spec: JobSpec, timetable: Timetable, slot: datetime, now: datetime) -> bool:
+    """Tell whether a slot that has been claimed, and not begun, may begin as late as now."""
+    if not timetable.has(slot):
+        return False
+    match spec.catch_up:
+        case CatchUp.ALL:
+            return True
+        case CatchUp.ONCE:
+            is_latest = timetable.next_slot(slot) > now
+            return is_latest and now - slot <= _recent(spec, timetable, slot)
+        case CatchUp.SKIP:
+            return now - slot <= PUNCTUAL
+
+
 def _until(left_out: datetime, spec: JobSpec, timetable: Timetable, first: datetime) -> DueSlots:
     if first == left_out:
         return DueSlots((), None, left_out, skipped=left_out)

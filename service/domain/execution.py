@@ -62,7 +62,9 @@ FAILURE_REASONS = frozenset(
         Reason.INTERNAL,
     }
 )
-"""Why runs fail; the other reasons are why slots do not run."""
+"""Why runs fail."""
+NOT_RUN_REASONS = frozenset(set(Reason) - FAILURE_REASONS | {Reason.CONDUCTOR_UNAVAILABLE})
+"""Why slots do not run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,14 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call of Conductor; `error` is None while it goes on, or where it was answered well."""
+
+    started_at: datetime
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Execution:
     """A run that may start: its ledger row, before it has an end."""
 
@@ -100,10 +110,16 @@ class Execution:
     owner: str
     nonce: str
     started_at: datetime
+    attempts: tuple[Attempt, ...] = ()
 
     @property
     def lateness_ms(self) -> int:
         return milliseconds(self.started_at - self.scheduled_for)
+
+    @property
+    def is_surely_not_accepted(self) -> bool:
+        """Tell whether every call that was made for it is known to have come to nothing."""
+        return bool(self.attempts) and self.attempts[-1].error is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +139,6 @@ class NotRun:
     @property
     def execution_id(self) -> str:
         return execution_id(self.agent_id, self.scheduled_for, self.trigger)
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One call of Conductor; `error` is None where it was answered without one."""
-
-    started_at: datetime
-    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +169,10 @@ class Order:
     cwd: str | None
     ai_provider: str | None
     timeout: timedelta
+    ends_at: datetime
+    """When the run has to be over, its repeated calls included."""
+    retry_until: datetime
+    """No call is repeated from then on: the next slot comes, or the time is over."""
     config: Mapping[str, object]
 
     @property
@@ -168,8 +180,11 @@ class Order:
         return f"councilor_{self.agent_id}_{epoch_ms(self.scheduled_for)}"
 
 
-def interrupted(at: datetime, error: str) -> Outcome:
+def interrupted(execution: Execution, at: datetime, error: str) -> Outcome:
     """The end of a run whose replica is gone, or stops before Conductor has answered."""
+    attempts = execution.attempts
+    if attempts and attempts[-1].error is None:
+        attempts = (*attempts[:-1], Attempt(attempts[-1].started_at, error))
     return Outcome(
         status=Status.ERROR,
         severity=Severity.ERROR,
@@ -178,6 +193,7 @@ def interrupted(at: datetime, error: str) -> Outcome:
         error=error,
         summary=error,
         reason=Reason.INTERRUPTED,
+        attempts=attempts,
     )
 
 
@@ -190,9 +206,14 @@ class Claim(StrEnum):
 
 
 def order_for(
-    councilor: Councilor, config: object, execution: Execution, timeout: timedelta
+    councilor: Councilor,
+    config: object,
+    execution: Execution,
+    timeout: timedelta,
+    next_slot: datetime | None,
 ) -> Order:
     """What Conductor is asked, from the document as it was read when the run started."""
+    ends_at = execution.started_at + timeout
     return Order(
         execution_id=execution.execution_id,
         agent_id=councilor.agent_id,
@@ -202,6 +223,8 @@ def order_for(
         cwd=councilor.cwd,
         ai_provider=councilor.ai_provider,
         timeout=timeout,
+        ends_at=ends_at,
+        retry_until=ends_at if next_slot is None else min(ends_at, next_slot),
         config=config if isinstance(config, Mapping) else {},
     )
 

@@ -59,20 +59,20 @@ class Routes:
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """200 while changes are seen and acted upon; else 503 with the checks that fail."""
-        checks = await self._checks()
-        is_ready = all(check["ok"] for check in checks.values())
-        failing = {name: check for name, check in checks.items() if not check["ok"]}
-        if is_ready:
-            return answer({"status": "ok", "checks": checks})
-        return answer({"status": "unavailable", "checks": checks, "failing": failing}, 503)
+        needed = await self._needed()
+        checks = {**needed, **self._others()}
+        failing = {name: check for name, check in needed.items() if not check["ok"]}
+        if failing:
+            return answer({"status": "unavailable", "checks": checks, "failing": failing}, 503)
+        return answer({"status": _status_of(checks), "checks": checks})
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """Everything that is known about the state of this replica."""
-        checks = await self._checks()
+        checks = {**await self._needed(), **self._others()}
         states = [job.state for job in self._jobs.all()]
         return answer(
             {
-                "status": "ok" if all(check["ok"] for check in checks.values()) else "degraded",
+                "status": _status_of(checks),
                 "checks": checks,
                 "jobs": {state.value: states.count(state) for state in JobState},
                 "at": self._clock(),
@@ -104,27 +104,38 @@ class Routes:
             raise web.HTTPNotFound(text=f"there is no councilor {agent_id}")
         return answer(await detail_of(job, self._agents, self._ledger, self._clock()))
 
-    async def _checks(self) -> dict[str, dict[str, object]]:
+    async def _needed(self) -> dict[str, dict[str, object]]:
+        """The checks without which this replica is not ready."""
         health = self._health
+        not_synced = None if health.synced else "the first full sync is not done yet"
         return {
-            "mongodb": await self._mongodb_check(),
-            "first_sync": _check(health.synced, "the first full sync is not done yet"),
-            "change_stream": _check(health.watching, health.trouble or "not open yet"),
+            "mongodb": _check(await self._mongodb_trouble()),
+            "first_sync": _check(not_synced),
+            "change_stream": _check(health.stream_trouble),
+            **{name: _check(trouble()) for name, trouble in health.needed.items()},
         }
 
-    async def _mongodb_check(self) -> dict[str, object]:
+    def _others(self) -> dict[str, dict[str, object]]:
+        """What an operator wants to know, although this replica can do nothing about it."""
+        return {name: _check(trouble()) for name, trouble in self._health.others.items()}
+
+    async def _mongodb_trouble(self) -> str | None:
         try:
             async with asyncio.timeout(_PING_SECONDS):
                 await self._agents.ping()
         except TimeoutError:
-            return _check(False, f"no answer within {_PING_SECONDS:g} s")
+            return f"no answer within {_PING_SECONDS:g} s"
         except ServiceError as error:
-            return _check(False, str(error))
-        return _check(True, "")
+            return str(error)
+        return None
 
 
-def _check(is_ok: bool, trouble: str) -> dict[str, object]:
-    return {"ok": True} if is_ok else {"ok": False, "error": trouble}
+def _check(trouble: str | None) -> dict[str, object]:
+    return {"ok": True} if trouble is None else {"ok": False, "error": trouble}
+
+
+def _status_of(checks: Mapping[str, Mapping[str, object]]) -> str:
+    return "ok" if all(check["ok"] for check in checks.values()) else "degraded"
 
 
 def _query_from(given: Mapping[str, str]) -> Query:

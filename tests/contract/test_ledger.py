@@ -11,6 +11,7 @@ from service.adapters.mongo.client import Client, connected
 from service.adapters.mongo.keys import key_of
 from service.adapters.mongo.ledger import MongoLedger
 from service.domain.execution import (
+    Attempt,
     Claim,
     Execution,
     NotRun,
@@ -52,6 +53,7 @@ def run_of(agent_id: str = "scout", minutes: int = 0, **changes: Any) -> Executi
         owner="replica-1",
         nonce=f"nonce of {agent_id} {minutes}",
         started_at=slot + timedelta(milliseconds=7),
+        attempts=(Attempt(slot + timedelta(milliseconds=7), None),),
     )
     return replace(execution, **changes)
 
@@ -137,7 +139,7 @@ async def test_closing_needs_the_owner_and_its_nonce(ledger: Ledger) -> None:
 
 async def test_a_late_result_is_refused_when_the_run_was_closed_for_it(ledger: Ledger) -> None:
     await ledger.open(run_of())
-    await ledger.close(run_of(), None, interrupted(NOON + MINUTE, "gone"))
+    await ledger.close(run_of(), None, interrupted(run_of(), NOON + MINUTE, "gone"))
     assert not await ledger.close(run_of(), None, outcome())
     (row,) = await ledger.history("scout", 10)
     assert (row.fields["status"], row.fields["reason"]) == (Status.ERROR, Reason.INTERRUPTED)

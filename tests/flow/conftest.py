@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -68,6 +68,16 @@ class TestConductor:
                 request.transport.abort()
         return web.json_response({"status": "completed", "result": "fine", "exit_code": 0})
 
+    @asynccontextmanager
+    async def listening(self, port: int | None = None) -> AsyncIterator[None]:
+        """Be there, at `url`, for as long as the context lasts."""
+        app = web.Application()
+        app.router.add_post("/conductor/execute", self.answer)
+        app.router.add_post("/agents/{agent_id}/execute", self.answer)
+        async with TestServer(app, port=port) as server:
+            self.url = str(server.make_url("")).rstrip("/")
+            yield
+
     def prompts_of(self, agent_id: str) -> list[str]:
         return [call.body["prompt"] for call in self.calls if call.agent_id == agent_id]
 
@@ -75,11 +85,7 @@ class TestConductor:
 @pytest.fixture
 async def conductor() -> AsyncIterator[TestConductor]:
     conductor = TestConductor()
-    app = web.Application()
-    app.router.add_post("/conductor/execute", conductor.answer)
-    app.router.add_post("/agents/{agent_id}/execute", conductor.answer)
-    async with TestServer(app) as server:
-        conductor.url = str(server.make_url("")).rstrip("/")
+    async with conductor.listening():
         yield conductor
         conductor.released.set()
 

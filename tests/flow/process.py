@@ -29,8 +29,11 @@ class Replica:
         def told() -> list[dict[str, Any]]:
             return [entry for entry in self.events if entry["event"] == event]
 
-        async with asyncio.timeout(within), self.heard:
-            await self.heard.wait_for(lambda: len(told()) >= count)
+        try:
+            async with asyncio.timeout(within), self.heard:
+                await self.heard.wait_for(lambda: len(told()) >= count)
+        except TimeoutError:
+            pytest.fail(f"no {event} within {within} s: {self.events[-20:]}")
         return told()[count - 1]
 
     async def ended(self, within: float = 20) -> int:

@@ -40,6 +40,8 @@ def order(prompt: str, execution_id: str = "exec_scout_1") -> Order:
         cwd=None,
         ai_provider=None,
         timeout=timedelta(seconds=10),
+        ends_at=SLOT + timedelta(seconds=10),
+        retry_until=SLOT + timedelta(seconds=10),
         config={},
     )
 

@@ -9,17 +9,12 @@ from typing import Any
 import pytest
 
 from service.adapters.apscheduler import LONGEST_SLEEP, TimedJobs
-from service.cases import Cases
 from service.domain.execution import Reason, Status
 from service.domain.jobs import AgentDocument, Desired, Past
 from service.domain.planning import Put, desired_job, plan
-from service.domain.severity import SeverityRule
-from service.requests import Requests
-from service.runner import Runner, RunPolicy
-from service.settler import Pace, Settler
-from service.telemetry import Telemetry
 from tests.contract.test_agents import POLICY, councilor
-from tests.fakes import NOON, FakeAgents, FakeClock, FakeConductor, FakeLedger
+from tests.fakes import NOON, FakeClock, FakeConductor, FakeLedger
+from tests.side import Parts
 from tests.steps import eventually
 
 MINUTE, HOUR, SECOND = timedelta(minutes=1), timedelta(hours=1), timedelta(seconds=1)
@@ -32,31 +27,10 @@ class Machine:
     def __init__(self, **schedule: object) -> None:
         self.clock = FakeClock()
         self.ledger, self.conductor = FakeLedger(), FakeConductor()
-        agents, telemetry = FakeAgents(self.clock), Telemetry()
         self.jobs = TimedJobs(lambda agent_id: None, self.clock, longest_sleep=TURN)
-        self.runner = Runner(
-            self.ledger,
-            self.conductor,
-            telemetry,
-            self.clock,
-            policy=RunPolicy(HOUR, 10, 1_000, SeverityRule.WORDS),
-            owner="replica",
-            executions=set(),
-        )
-        cases = Cases(agents, self.ledger, self.runner, telemetry, self.clock, policy=POLICY)
-        self.faults: list[BaseException] = []
-        self.settler = Settler(
-            agents,
-            self.ledger,
-            self.jobs,
-            self.runner,
-            cases,
-            Requests(cases, self.ledger, self.runner, self.clock, kept_for=timedelta(days=90)),
-            self.clock,
-            serving_since=NOON,
-            failed=self.faults.append,
-            catch_up_pace=Pace(timedelta(0)),
-        )
+        parts = Parts(self.jobs, self.clock, self.ledger, self.conductor)
+        agents, self.runner = parts.agents, parts.runner
+        self.settler, self.faults = parts.settler, parts.faults
         fields = councilor(value="1m")
         fields["councilor_config"]["schedule"] |= schedule
         desired = desired_job(AgentDocument(agents.change(1, fields), fields), POLICY)

@@ -22,6 +22,8 @@ ORDER = Order(
     cwd=None,
     ai_provider=None,
     timeout=timedelta(minutes=30),
+    ends_at=datetime(2026, 11, 23, 12, 30, tzinfo=UTC),
+    retry_until=datetime(2026, 11, 23, 12, 30, tzinfo=UTC),
     config={"title": "Chief"},
 )
 FULL_TASK = Task("Audit", "Look", ("a.py", "b.py"), "summary")

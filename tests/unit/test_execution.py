@@ -191,10 +191,30 @@ def test_order_is_what_the_document_says_when_the_run_starts() -> None:
     assert isinstance(councilor, Councilor)
     started_at = NOON + 1.5 * SECOND
     run = Execution("exec_a_1", "a", NOON, Trigger.SCHEDULE, "hash", "me", "nonce", started_at)
-    order = order_for(councilor, config, run, 30 * MINUTE)
+    order = order_for(councilor, config, run, 30 * MINUTE, None)
     assert (order.execution_id, order.agent_id, order.agent_name) == ("exec_a_1", "a", "Ada")
     assert (order.task.prompt, order.task.context_files) == ("Look", ("a.py",))
     assert (order.cwd, order.ai_provider, order.config) == ("/repo", "claude", config)
     assert order.instance_id == f"councilor_a_{epoch_ms(NOON)}"
     assert run.lateness_ms == 1_500
-    assert order_for(councilor, "broken", run, MINUTE).config == {}
+    assert order_for(councilor, "broken", run, MINUTE, None).config == {}
+
+
+@pytest.mark.parametrize(
+    ("next_slot", "retry_until"),
+    [
+        pytest.param(None, NOON + 30 * MINUTE, id="no next slot"),
+        pytest.param(NOON + MINUTE, NOON + MINUTE, id="the next slot comes first"),
+        pytest.param(NOON + 60 * MINUTE, NOON + 30 * MINUTE, id="the time is over first"),
+    ],
+)
+def test_no_call_is_repeated_past_the_next_slot_or_the_run_timeout(
+    next_slot: datetime | None, retry_until: datetime
+) -> None:
+    config = {"schedule": {"type": "interval", "value": "1h"}, "task": {"prompt": "Look"}}
+    document = {"agent_id": "a", "is_councilor": True, "councilor_config": config}
+    councilor = parse_councilor(document, SchedulePolicy())
+    assert isinstance(councilor, Councilor)
+    run = Execution("exec_a_1", "a", NOON, Trigger.SCHEDULE, "hash", "me", "nonce", NOON)
+    order = order_for(councilor, config, run, 30 * MINUTE, next_slot)
+    assert (order.ends_at, order.retry_until) == (NOON + 30 * MINUTE, retry_until)

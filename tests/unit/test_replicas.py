@@ -1,111 +1,177 @@
-"""Membership and projection on fakes: who is taken for dead, and what is written behind."""
+"""Membership on fakes: who lives, who goes first, and who must not start anything."""
 
-import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
-from service.domain.execution import Reason, Status
-from service.projection import Projection
+from service.clock import ComparedClock
+from service.ports import ServerState, Unavailable
 from service.replicas import Membership
 from service.telemetry import Telemetry
-from tests.contract.test_ledger import run_of
-from tests.contract.test_stored_jobs import job
-from tests.fakes import FakeClock, FakeJobTable, FakeLedger, FakeReplicas, FakeStoredJobs
-from tests.steps import eventually, going, turned, turned_until
+from tests.fakes import NOON, FakeClock, FakeReplicas
+from tests.steps import eventually, going, turned
+
+HOUR = timedelta(hours=1)
+NOW = timedelta(0)
 
 
-def membership(ledger: FakeLedger, replicas: FakeReplicas, ttl: timedelta) -> Membership:
-    clock = FakeClock()
+def membership(replicas: FakeReplicas, ttl: timedelta) -> Membership:
     return Membership(
         replicas,
-        ledger,
-        FakeJobTable(),
+        ComparedClock(FakeClock(), lambda: 0.0),
         Telemetry(),
-        clock,
         replica_id="replica-1",
         facts={},
         ttl=ttl,
-        executions={"exec_running"},
     )
 
 
-async def test_a_row_of_our_own_that_nothing_is_at_is_closed_and_others_are_not() -> None:
-    ledger = FakeLedger()
-    await ledger.open(run_of("a", minutes=-1, owner="replica-1"))
-    await ledger.open(run_of("b", minutes=-1, owner="replica-1", execution_id="exec_running"))
-    member = membership(ledger, FakeReplicas(FakeClock()), timedelta(0))
-    await member.join()
-    async with going(member.mend()):
-        await turned()
-    statuses = {row["councilor_id"]: row["status"] for row in ledger.rows.values()}
-    assert statuses == {"a": Status.ERROR, "b": Status.RUNNING}
+async def test_nothing_is_started_before_the_first_heartbeat() -> None:
+    with pytest.raises(Unavailable):
+        membership(FakeReplicas(FakeClock()), HOUR).require_fit()
 
 
-@pytest.mark.parametrize("owner", ["dead", "replica-1", "alive"])
-async def test_only_runs_of_the_dead_are_interrupted(owner: str) -> None:
-    ledger, replicas = FakeLedger(), FakeReplicas(FakeClock())
-    await replicas.heartbeat("alive", {}, timedelta(hours=1))
-    await ledger.open(run_of(owner=owner))
-    member = membership(ledger, replicas, timedelta(0))
+async def test_a_replica_that_is_heard_may_start_runs() -> None:
+    member = membership(FakeReplicas(FakeClock()), HOUR)
     await member.join()
-    async with going(member.mend()):
-        await turned()
-    (row,) = ledger.rows.values()
-    is_interrupted = row["status"] == Status.ERROR and row["reason"] == Reason.INTERRUPTED
-    assert is_interrupted is (owner == "dead")
+    member.require_fit()
+
+
+async def test_a_replica_that_cannot_be_heard_stops_in_time_and_asks_at_once() -> None:
+    replicas = FakeReplicas(FakeClock())
+    member = membership(replicas, timedelta(seconds=0.2))
+    await member.join()
+    replicas.outage.is_on = True
+
+    async def is_unfit() -> bool:
+        return member.trouble is not None
+
+    await eventually(is_unfit)
+    with pytest.raises(Unavailable, match="no heartbeat was acknowledged"):
+        member.require_fit()
+    replicas.outage.is_on = False
+    async with going(member.beat()):
+        await eventually(lambda: is_fit(member))
+
+
+async def is_fit(member: Membership) -> bool:
+    return member.trouble is None
+
+
+async def test_only_those_whose_time_has_run_out_are_dead() -> None:
+    replicas = FakeReplicas(FakeClock())
+    await replicas.heartbeat("alive", {}, HOUR)
+    member = membership(replicas, NOW)
+    await member.join()
+    assert await member.dead_among({"alive", "dead", "replica-1"}) == {"dead"}
 
 
 async def test_after_an_outage_nobody_is_taken_for_dead_at_once() -> None:
     """All heartbeats have run out: who comes back first would end the others' live runs."""
-    ledger, replicas = FakeLedger(), FakeReplicas(FakeClock())
-    await ledger.open(run_of(owner="about to beat again"))
-    member = membership(ledger, replicas, timedelta(hours=1))
+    member = membership(FakeReplicas(FakeClock()), HOUR)
     await member.join()
-    async with going(member.mend()):
-        await turned()
-    assert [row["status"] for row in ledger.rows.values()] == [Status.RUNNING]
+    assert await member.dead_among({"about to beat again"}) == frozenset()
 
 
-async def test_a_step_that_fails_keeps_no_other_from_being_taken() -> None:
-    ledger, replicas = FakeLedger(), FakeReplicas(FakeClock())
-    await ledger.open(run_of(owner="dead"))
-    member = membership(ledger, replicas, timedelta(0))
+async def test_the_living_share_the_ranks_among_them() -> None:
+    replicas = FakeReplicas(FakeClock())
+    await replicas.heartbeat("replica-2", {}, HOUR)
+    member = membership(replicas, HOUR)
     await member.join()
-    replicas.outage.is_on = True
-    async with going(member.mend()):
+    assert {member.rank(f"agent-{n}") for n in range(50)} == {0, 1}
+    await replicas.leave("replica-2")
+    await member.join()
+    assert {member.rank(f"agent-{n}") for n in range(50)} == {0}
+
+
+async def test_a_majority_that_lags_behind_is_told() -> None:
+    replicas = FakeReplicas(FakeClock())
+    member = membership(replicas, HOUR)
+    await member.join()
+    before = member.lag_trouble
+    replicas.state = ServerState(NOON, timedelta(seconds=12))
+    await member.join()
+    assert (before, member.lag_trouble) == (
+        None,
+        "the majority of the replica set is 12 s behind its primary",
+    )
+
+
+async def test_a_heartbeat_in_doubt_does_not_wait_for_its_time() -> None:
+    """A stepped clock forbids starts; the comparison that allows them again comes at once."""
+    replicas, wall = FakeReplicas(FakeClock()), FakeClock()
+    clock = ComparedClock(wall, lambda: 0.0)
+    member = Membership(
+        replicas, clock, Telemetry(), replica_id="replica-1", facts={}, ttl=timedelta(days=1)
+    )
+    await member.join()
+    async with going(member.beat()):
         await turned()
-        replicas.outage.is_on = False
+        wall.now += HOUR
+        replicas._clock.now += HOUR
+        with pytest.raises(Unavailable, match="compared anew"):
+            member.require_fit()
         await turned()
-    assert [row["status"] for row in ledger.rows.values()] == [Status.ERROR]
+        member.require_fit()
 
 
-async def test_what_cannot_be_stored_now_is_stored_later() -> None:
-    stored, jobs = FakeStoredJobs(), FakeJobTable()
-    failures: list[str] = []
-    projection = Projection(stored, jobs, failures.append)
-    jobs.put(job("a"))
+class Boot:
+    """Seconds since the machine was started, for a clock that is compared."""
 
-    async def has_failed() -> bool:
-        return bool(failures)
+    def __init__(self) -> None:
+        self.wall, self.seconds = FakeClock(), 0.0
+        self.clock = ComparedClock(self.wall, lambda: self.seconds)
 
-    stored.outage.is_on = True
-    projection.mark("a")
-    async with going(projection.project()):
-        await eventually(has_failed)  # over the time in which changes are collected
-        stored.outage.is_on = False
-        await projection.flush()
-    assert set(stored.jobs) == {"a"}
+    def goes_on(self, duration: timedelta) -> None:
+        self.wall.now += duration
+        self.seconds += duration.total_seconds()
+
+    def hears(self, server: datetime, took: timedelta = NOW) -> None:
+        asked = self.wall.now
+        self.goes_on(took)
+        self.clock.compare(server, asked, self.wall.now)
 
 
-async def test_a_full_comparison_restores_what_is_lost_and_removes_strangers() -> None:
-    stored, jobs = FakeStoredJobs(), FakeJobTable()
-    projection = Projection(stored, jobs, lambda _: None)
-    jobs.put(job("a"))
-    await stored.save([job("stranger")], [])
-    resynced = asyncio.Event()
-    resynced.set()
-    async with going(projection.compare_all(resynced)):
-        await turned_until(lambda: not stored.jobs)
-        await projection.flush()
-    assert set(stored.jobs) == {"a"}
+@pytest.mark.parametrize(
+    ("ahead", "is_corrected", "is_doubted"),
+    [
+        pytest.param(timedelta(seconds=0.9), False, False, id="left alone"),
+        pytest.param(timedelta(seconds=-3), True, False, id="we are ahead"),
+        pytest.param(timedelta(seconds=3), True, False, id="we are behind"),
+        pytest.param(timedelta(seconds=-5.1), True, True, id="too far to be relied upon"),
+        pytest.param(HOUR, True, True, id="an hour"),
+    ],
+)
+def test_an_offset_is_corrected_and_a_large_one_not_relied_upon(
+    ahead: timedelta, is_corrected: bool, is_doubted: bool
+) -> None:
+    boot = Boot()
+    boot.hears(NOON + ahead)
+    assert boot.clock() == (NOON + ahead if is_corrected else NOON)
+    assert (boot.clock.doubt is not None) is is_doubted
+
+
+def test_a_step_is_noticed_and_time_that_goes_by_is_none() -> None:
+    boot = Boot()
+    doubts = [boot.clock.doubt]
+    boot.hears(NOON)
+    boot.goes_on(HOUR)
+    doubts.append(boot.clock.doubt)
+    boot.wall.now += timedelta(seconds=2)  # set by hand, or the machine slept
+    doubts.append(boot.clock.doubt)
+    boot.hears(boot.wall.now)
+    doubts.append(boot.clock.doubt)
+    assert [doubt is not None for doubt in doubts] == [True, False, True, False]
+
+
+def test_an_answer_that_took_long_says_nothing() -> None:
+    boot = Boot()
+    boot.hears(NOON + HOUR, took=timedelta(seconds=1.5))
+    assert boot.clock.doubt is not None
+    assert boot.clock() == boot.wall.now
+
+
+def test_the_time_of_the_answer_is_the_middle_of_asking() -> None:
+    boot = Boot()
+    boot.hears(NOON + timedelta(seconds=10), took=timedelta(seconds=0.8))
+    assert boot.clock.offset == timedelta(seconds=9.6)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,77 +11,37 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.adapters.mongo.keys import key_of
-from service.cases import Cases
-from service.domain.councilor import DocumentKey, SchedulePolicy
+from service.domain.councilor import DocumentKey
 from service.domain.execution import Claim, Execution, Fire, Outcome, Reason, Status, Trigger
 from service.domain.jobs import AgentDocument, Desired, Past
 from service.domain.planning import Put, desired_job, plan
-from service.domain.severity import Severity, SeverityRule
+from service.domain.severity import Severity
+from service.pace import Pace
 from service.ports import Answer, Failure, Refused, Unavailable
-from service.requests import Requests
-from service.runner import Runner, RunPolicy
-from service.settler import Pace, Settler
-from service.telemetry import Telemetry
 from tests.contract.test_agents import councilor
 from tests.fakes import (
     NOON,
-    FakeAgents,
     FakeClock,
     FakeConductor,
     FakeJobTable,
     FakeLedger,
 )
+from tests.side import HALF_HOUR, POLICY, Parts
 from tests.steps import eventually, turned, turned_until
 
-HALF_HOUR = timedelta(minutes=30)
-POLICY = SchedulePolicy()
 KEY = key_of(1)
 LONG_AGO = NOON - timedelta(days=9_999)
 
 
-@dataclass
 class Side:
     """A settler and a runner that have been up since noon, and a councilor accepted at noon."""
 
-    clock: FakeClock = field(default_factory=FakeClock)
-    jobs: FakeJobTable = field(default_factory=FakeJobTable)
-    ledger: FakeLedger = field(default_factory=FakeLedger)
-    conductor: FakeConductor = field(default_factory=FakeConductor)
-    max_concurrent: int = 10
-    pace: Pace = field(default_factory=lambda: Pace(timedelta(0)))
-    serving_since: datetime = NOON
-    faults: list[BaseException] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.agents = FakeAgents(self.clock)
-        telemetry = Telemetry()
-        self.runner = Runner(
-            self.ledger,
-            self.conductor,
-            telemetry,
-            self.clock,
-            policy=RunPolicy(
-                timeout=HALF_HOUR,
-                max_concurrent=self.max_concurrent,
-                max_output_bytes=100,
-                severity=SeverityRule.WORDS,
-            ),
-            owner="replica-1",
-            executions=set(),
-        )
-        cases = Cases(self.agents, self.ledger, self.runner, telemetry, self.clock, policy=POLICY)
-        self.settler = Settler(
-            self.agents,
-            self.ledger,
-            self.jobs,
-            self.runner,
-            cases,
-            Requests(cases, self.ledger, self.runner, self.clock, kept_for=timedelta(days=90)),
-            self.clock,
-            serving_since=self.serving_since,
-            failed=self.faults.append,
-            catch_up_pace=self.pace,
-        )
+    def __init__(self, **options: Any) -> None:
+        self.jobs = FakeJobTable()
+        self.clock, self.ledger, self.conductor = FakeClock(), FakeLedger(), FakeConductor()
+        self.parts = Parts(self.jobs, self.clock, self.ledger, self.conductor, **options)
+        self.agents, self.runner = self.parts.agents, self.parts.runner
+        self.settler, self.faults = self.parts.settler, self.parts.faults
 
     def promote(self, agent_id: str = "scout", **schedule: object) -> None:
         fields = councilor(agent_id)

@@ -12,11 +12,10 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from motor.motor_asyncio import AsyncIOMotorClientSession
 from pymongo import ReadPreference, UpdateOne
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
-from pymongo.write_concern import WriteConcern
 
-from service.adapters.mongo.client import Client, translated, translation_of
+from service.adapters.mongo.client import DURABLE, Client, translated, translation_of
 from service.adapters.mongo.keys import LENIENT, id_of, key_of
 from service.adapters.mongo.verdicts import (
     JUDGED,
@@ -34,6 +33,13 @@ from service.ports import Unavailable
 _STRICT: CodecOptions[Mapping[str, Any]] = CodecOptions(
     document_class=dict, tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
 )
+# Raw, so that one document that cannot be decoded does not hide others (FAULTS 0.6).
+_RAW: CodecOptions[RawBSONDocument] = CodecOptions(
+    document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
+_NOT_REMEMBERED = {72, 239, 246}
+"""InvalidOptions (a time to come, while nothing is written), SnapshotTooOld (after five minutes),
+SnapshotUnavailable (before the collection was there, or was changed as a whole); seen on 6.0."""
 _FIELDS = (
     "agent_id",
     "name",
@@ -69,16 +75,12 @@ class MongoAgents:
 
     def __init__(self, client: Client, database: str, collection: str) -> None:
         self._client = client
-        # Raw, so that one document that cannot be decoded does not hide others (FAULTS 0.6).
-        raw: CodecOptions[RawBSONDocument] = CodecOptions(
-            document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_AUTO
-        )
         collected = client[database].get_collection(
             collection,
-            codec_options=raw,
+            codec_options=_RAW,
             read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern("majority"),
-            write_concern=WriteConcern("majority"),
+            write_concern=DURABLE,
         )
         self._documents = cast("RawCollection", collected)  # Motor's stub forgets the codec
         self._seen: Timestamp | None = None
@@ -99,6 +101,32 @@ class MongoAgents:
                     document = _document_of(raw)
                     found[document.key] = document
         return [found.get(key, AgentDocument(key, None)) for key in keys]
+
+    async def read_as_of(self, key: DocumentKey, instant: datetime) -> Sequence[AgentDocument]:
+        # Cluster times count seconds, and writes within one: the state before the first write of
+        # this second, and that after its last.
+        second = int(instant.timestamp())
+        found = [await self._read_at(key, Timestamp(at, 0)) for at in (second, second + 1)]
+        return [document for document in found if document is not None]
+
+    async def _read_at(self, key: DocumentKey, at: Timestamp) -> AgentDocument | None:
+        try:
+            reply = await self._documents.database.command(
+                "find",
+                self._documents.name,
+                filter={"_id": id_of(key)},
+                projection=_PROJECTION,
+                readConcern={"level": "snapshot", "atClusterTime": at},
+                codec_options=_RAW,
+            )
+        except OperationFailure as error:
+            if error.code in _NOT_REMEMBERED:
+                return None
+            raise translation_of(error) from error
+        except PyMongoError as error:
+            raise translation_of(error) from error
+        (raw,) = reply["cursor"]["firstBatch"] or (None,)
+        return AgentDocument(key, None) if raw is None else _document_of(raw)
 
     async def find(self, agent_ids: Sequence[str] | None) -> Sequence[AgentDocument]:
         wanted: dict[str, Any] = {"$or": _PROMOTED}

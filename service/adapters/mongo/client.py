@@ -22,6 +22,7 @@ from pymongo.errors import (
     WriteError,
 )
 from pymongo.uri_parser import parse_uri
+from pymongo.write_concern import WriteConcern
 
 from service.ports import Misconfigured, Refused, ServiceError, Unavailable
 
@@ -39,8 +40,9 @@ _OPTIONS: dict[str, Any] = {
     "retrywrites": True,
     "w": "majority",
 }
-WRITE_TIMEOUT_MS = 4_000
-"""How long the server waits for the majority; shorter than the socket timeout."""
+DURABLE = WriteConcern("majority", wtimeout=4_000, j=True)
+"""Named here and not left to defaults, which are `w: 1` with an arbiter (FAULTS 0.7). The server
+waits for the majority for less than the socket timeout, which would close all connections."""
 
 _PROBE_MS = 1_000
 _UNAUTHORIZED = 13

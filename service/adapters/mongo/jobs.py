@@ -7,9 +7,8 @@ import bson
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import DeleteMany, ReadPreference, ReplaceOne
-from pymongo.write_concern import WriteConcern
 
-from service.adapters.mongo.client import Client, translated
+from service.adapters.mongo.client import DURABLE, Client, translated
 from service.adapters.mongo.keys import LENIENT
 from service.domain.config import instant_from
 from service.domain.jobs import Job, StoredJob
@@ -27,7 +26,7 @@ class MongoStoredJobs:
     ) -> None:
         self._jobs = client[database].get_collection(
             collection,
-            write_concern=WriteConcern("majority"),
+            write_concern=DURABLE,
             read_preference=ReadPreference.PRIMARY,
         )
         self._raw = client[database].get_collection(

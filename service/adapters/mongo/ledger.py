@@ -9,14 +9,22 @@ from bson.errors import BSONError
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReadPreference
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
-from pymongo.write_concern import WriteConcern
 
-from service.adapters.mongo.client import WRITE_TIMEOUT_MS, Client, translated, translation_of
+from service.adapters.mongo.client import DURABLE, Client, translated, translation_of
 from service.adapters.mongo.keys import id_of
-from service.adapters.mongo.rows import end_of, execution_of, final_row, is_ours, running_row, shown
+from service.adapters.mongo.rows import (
+    attempts_of,
+    end_of,
+    execution_of,
+    final_row,
+    is_ours,
+    running_row,
+    shown,
+)
 from service.adapters.mongo.stats import CountedRun, counted
 from service.domain.councilor import DocumentKey
 from service.domain.execution import (
+    Attempt,
     Claim,
     Execution,
     NotRun,
@@ -30,8 +38,6 @@ from service.ports import LedgerRow, Misconfigured, Refused, Unavailable
 
 log = structlog.get_logger()
 
-# Named here and not left to defaults, which are `w: 1` with an arbiter (FAULTS 0.7).
-_DURABLE = WriteConcern("majority", wtimeout=WRITE_TIMEOUT_MS, j=True)
 _INDEX_OPTIONS_CONFLICT = 85
 _INDEX_CONFLICTS = {_INDEX_OPTIONS_CONFLICT, 86}
 _INDEX_IN_THE_WAY = (
@@ -84,12 +90,12 @@ class MongoLedger:
     def __init__(self, client: Client, database: str, executions: str, agents: str) -> None:
         self._rows = client[database].get_collection(
             executions,
-            write_concern=_DURABLE,
+            write_concern=DURABLE,
             read_concern=ReadConcern("majority"),
             read_preference=ReadPreference.PRIMARY,
         )
         self._agents = client[database].get_collection(
-            agents, write_concern=_DURABLE, read_preference=ReadPreference.PRIMARY
+            agents, write_concern=DURABLE, read_preference=ReadPreference.PRIMARY
         )
 
     async def prepare(self, keep_for: timedelta | None) -> None:
@@ -153,10 +159,26 @@ class MongoLedger:
             raise translation_of(error) from error
         return Claim.WON
 
-    async def withdraw(self, execution: Execution) -> None:
-        ours = {"execution_id": execution.execution_id, "nonce": execution.nonce}
+    async def note_attempts(self, execution: Execution, attempts: Sequence[Attempt]) -> bool:
         with translated():
-            await self._rows.delete_one({**ours, "status": Status.RUNNING.value})
+            noted = await self._rows.update_one(
+                _running(execution), {"$set": {"attempts": attempts_of(attempts)}}
+            )
+        return noted.matched_count == 1
+
+    async def take_over(self, orphan: Execution, execution: Execution) -> bool:
+        ours = {
+            "owner": execution.owner,
+            "nonce": execution.nonce,
+            "attempts": attempts_of(execution.attempts),
+        }
+        with translated():
+            taken = await self._rows.update_one(_running(orphan), {"$set": ours})
+        return taken.matched_count == 1
+
+    async def withdraw(self, execution: Execution) -> None:
+        with translated():
+            await self._rows.delete_one(_running(execution))
 
     async def record(self, not_run: NotRun) -> bool:
         with translated():
@@ -167,18 +189,16 @@ class MongoLedger:
         return True
 
     async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
-        ours = {
-            "execution_id": execution.execution_id,
-            "owner": execution.owner,
-            "nonce": execution.nonce,
-        }
         end = {**end_of(execution, outcome), "counted": False}
         with translated():
-            running = {**ours, "status": Status.RUNNING.value}
-            closed = await self._rows.update_one(running, {"$set": end})
+            closed = await self._rows.update_one(_running(execution), {"$set": end})
             if closed.modified_count == 0:
                 # By somebody else's hand, or by ours in a try that seemed lost.
-                done = {**ours, "status": outcome.status, "completed_at": outcome.completed_at}
+                done = {
+                    **_running(execution),
+                    "status": outcome.status.value,
+                    "completed_at": outcome.completed_at,
+                }
                 if await self._rows.find_one(done, {"_id": 1}) is None:
                     return False
         run = CountedRun(execution.execution_id, outcome.severity, outcome.completed_at)
@@ -258,12 +278,12 @@ class MongoLedger:
             return [shown(row) async for row in latest_first]
 
     async def running_of_others(self, alive: Collection[str]) -> Sequence[Execution]:
-        return await self._running({"$type": "string", "$nin": list(alive)})
+        return await self._running_rows({"$type": "string", "$nin": list(alive)})
 
     async def running_of(self, owner: str) -> Sequence[Execution]:
-        return await self._running(owner)
+        return await self._running_rows(owner)
 
-    async def _running(self, owner: object) -> Sequence[Execution]:
+    async def _running_rows(self, owner: object) -> Sequence[Execution]:
         with translated():
             rows = self._rows.find({"status": Status.RUNNING, "owner": owner}, {"output": 0})
             return [execution_of(row) async for row in rows if is_ours(row)]
@@ -271,6 +291,16 @@ class MongoLedger:
     async def _row_of(self, execution_id: str) -> Mapping[str, Any] | None:
         with translated():
             return await self._rows.find_one({"execution_id": execution_id})
+
+
+def _running(execution: Execution) -> dict[str, Any]:
+    """Match the row of a run as long as it is running and its owner's."""
+    return {
+        "execution_id": execution.execution_id,
+        "owner": execution.owner,
+        "nonce": execution.nonce,
+        "status": Status.RUNNING.value,
+    }
 
 
 def _essence_of(index: Mapping[str, Any]) -> tuple[Any, ...]:

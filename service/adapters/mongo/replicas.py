@@ -1,26 +1,39 @@
 """The collection `scheduler_replicas`: who is alive, by the server's clock."""
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
+from bson.codec_options import CodecOptions
 from pymongo import ReadPreference
 from pymongo.read_concern import ReadConcern
-from pymongo.write_concern import WriteConcern
 
-from service.adapters.mongo.client import Client, translated
+from service.adapters.mongo.client import DURABLE, Client, translated
 from service.domain.execution import milliseconds
+from service.ports import ServerState
+
+_AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 
 
 class MongoReplicas:
     """The port `Replicas` on a real collection."""
 
     def __init__(self, client: Client, database: str) -> None:
+        self._client = client
         self._replicas = client[database].get_collection(
             "scheduler_replicas",
-            write_concern=WriteConcern("majority"),
+            write_concern=DURABLE,
             read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern("majority"),
         )
+
+    async def server_state(self) -> ServerState:
+        with translated():
+            hello = await self._client.admin.command("hello", codec_options=_AWARE)
+        last = hello.get("lastWrite", {})  # a mongos has none
+        written, common = last.get("lastWriteDate"), last.get("majorityWriteDate")
+        is_known = isinstance(written, datetime) and isinstance(common, datetime)
+        return ServerState(hello["localTime"], written - common if is_known else timedelta(0))
 
     async def heartbeat(self, replica_id: str, facts: Mapping[str, object], ttl: timedelta) -> None:
         beat = {

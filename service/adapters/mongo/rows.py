@@ -1,10 +1,18 @@
 """Rows of `councilor_executions`, as CONTRACT section 3 has them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from service.domain.execution import Execution, NotRun, Outcome, Status, Trigger, milliseconds
+from service.domain.execution import (
+    Attempt,
+    Execution,
+    NotRun,
+    Outcome,
+    Status,
+    Trigger,
+    milliseconds,
+)
 from service.domain.severity import Severity
 from service.ports import LedgerRow
 
@@ -27,7 +35,7 @@ def running_row(execution: Execution) -> dict[str, Any]:
         "lateness_ms": execution.lateness_ms,
         "output": None,
         "error": None,
-        "attempts": [],
+        "attempts": attempts_of(execution.attempts),
         "spec_hash": execution.spec_hash,
         "owner": execution.owner,
         "nonce": execution.nonce,
@@ -75,12 +83,14 @@ def end_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:
         "duration_ms": milliseconds(outcome.completed_at - execution.started_at),
         "output": outcome.output,
         "error": outcome.error,
-        "attempts": [
-            {"started_at": attempt.started_at, "error": attempt.error}
-            for attempt in outcome.attempts
-        ],
+        "attempts": attempts_of(outcome.attempts),
     }
     return end | ({"output_truncated": True} if outcome.output_truncated else {})
+
+
+def attempts_of(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
+    """Calls, as a row has them."""
+    return [{"started_at": attempt.started_at, "error": attempt.error} for attempt in attempts]
 
 
 def is_ours(row: Mapping[str, Any]) -> bool:
@@ -105,7 +115,15 @@ def execution_of(row: Mapping[str, Any]) -> Execution:
         owner=row["owner"],
         nonce=row.get("nonce", ""),
         started_at=row["started_at"],
+        attempts=tuple(_attempts_in(row.get("attempts"))),
     )
+
+
+def _attempts_in(said: object) -> Iterator[Attempt]:
+    for attempt in said if isinstance(said, list) else ():
+        if isinstance(attempt, Mapping) and isinstance(attempt.get("started_at"), datetime):
+            error = attempt.get("error")
+            yield Attempt(attempt["started_at"], error if error is None else str(error))
 
 
 def shown(row: Mapping[str, Any]) -> LedgerRow:

@@ -1,9 +1,10 @@
 """The change stream on `agents`: a hint that something changed, never what (DESIGN decision 1)."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import bson
 from bson.raw_bson import RawBSONDocument
@@ -16,10 +17,16 @@ from service.adapters.mongo.keys import LENIENT, key_of
 from service.domain.jobs import AgentDocument
 from service.ports import Dirty, Misconfigured, WatchLost
 
+_T = TypeVar("_T")
 RawCollection = AsyncIOMotorCollection[RawBSONDocument]
 
 MAX_AWAIT_MS = 1_000
 """How long the server holds a read of a quiet stream."""
+STALLED_SECONDS = 15.0
+"""Longer than any election; a read that takes longer will never be answered."""
+_CLOSE_SECONDS = 2.0
+_unanswered: set["asyncio.Task[Any]"] = set()
+"""Keeps what nobody waits for any more from being collected before it ends."""
 _OUR_FIELDS = r"^(stats|councilor_status)(\.|$)"
 _DOCUMENT_CHANGES = {"insert", "update", "replace", "delete"}
 _ENDINGS = {"drop", "rename", "dropDatabase", "invalidate"}
@@ -87,7 +94,9 @@ async def opened_stream(client: Client, documents: RawCollection) -> AsyncIterat
     try:
         yield Stream(cursor, since)
     finally:
-        await cursor.close()
+        # A stream that is stuck in a read cannot be closed either: its thread is left behind, and
+        # ends with its connection.
+        await _answered(cursor.close(), within=_CLOSE_SECONDS, name="close the change stream")
 
 
 async def _majority_time(client: Client) -> Timestamp:
@@ -107,10 +116,13 @@ class OpenWatch:
         stream: Stream,
         documents: Callable[[], AsyncIterator[Sequence[AgentDocument]]],
         saw: Callable[[Timestamp], None],
+        *,
+        stalled_seconds: float = STALLED_SECONDS,
     ) -> None:
         self._stream = stream.cursor
         self._documents = documents
         self._saw = saw
+        self._stalled_seconds = stalled_seconds
 
     async def documents(self) -> AsyncIterator[Sequence[AgentDocument]]:
         try:
@@ -121,8 +133,7 @@ class OpenWatch:
 
     async def changes(self) -> Dirty:
         try:
-            # Never cancelled, never timed out from outside: either loses events (FAULTS 0.2).
-            event = await self._stream.try_next()
+            event = await self._next()
         except PyMongoError as error:
             raise _loss(error) from error
         if event is None:
@@ -131,6 +142,18 @@ class OpenWatch:
                 raise WatchLost("ended", "the change stream has ended")
             return Dirty(())
         return self._dirty(event)
+
+    async def _next(self) -> Mapping[str, Any] | None:
+        """Read the stream. Raises WatchLost where no answer comes.
+
+        A read is never cancelled, and nothing is read after one that was given up: either would
+        lose events (FAULTS 0.2). Whoever sees this error enters anew and lists.
+        """
+        name = "read the change stream"
+        reading = await _answered(self._stream.try_next(), self._stalled_seconds, name)
+        if not reading.done():
+            raise WatchLost("stalled", f"no answer within {self._stalled_seconds:g} s")
+        return reading.result()
 
     def _dirty(self, event: Mapping[str, Any]) -> Dirty:
         operation = event["operationType"]
@@ -142,6 +165,25 @@ class OpenWatch:
             return Dirty(())  # newer servers may tell of more; drivers must not mind, nor do we
         key = bson.decode(event["documentKey"].raw, LENIENT)
         return Dirty((key_of(key["_id"]),), operation)
+
+
+async def _answered(answer: Awaitable[_T], within: float, name: str) -> "asyncio.Task[_T]":
+    """Wait for an answer of the server; where none comes, it is left to itself, not cancelled."""
+
+    async def wait() -> _T:
+        return await answer
+
+    task = asyncio.create_task(wait(), name=name)
+    _unanswered.add(task)
+    task.add_done_callback(_forget)
+    await asyncio.wait([task], timeout=within)
+    return task
+
+
+def _forget(task: "asyncio.Task[Any]") -> None:
+    _unanswered.discard(task)
+    if not task.cancelled():
+        task.exception()  # nobody may be there any more to ask for it
 
 
 def _loss(error: PyMongoError) -> WatchLost | Misconfigured:

@@ -1,0 +1,102 @@
+"""What runs slots, put together on fakes: for tests of the settler, the timers and the mending."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from service.breaker import Breaker, BreakerPolicy
+from service.calling import Caller, RetryPolicy
+from service.cases import Cases
+from service.domain.councilor import SchedulePolicy
+from service.domain.severity import SeverityRule
+from service.pace import Pace
+from service.patience import Patience
+from service.ports import JobTable, Unavailable
+from service.requests import Requests
+from service.runner import Runner, RunPolicy
+from service.settler import Settler
+from service.standby import Standby
+from service.telemetry import Telemetry
+from tests.fakes import NOON, FakeAgents, FakeClock, FakeConductor, FakeLedger
+
+HALF_HOUR = timedelta(minutes=30)
+POLICY = SchedulePolicy()
+QUICK_BREAKER = BreakerPolicy(failures=3, first_seconds=0.01, longest_seconds=0.02)
+QUICK_RETRIES = RetryPolicy(first=timedelta(milliseconds=1), longest=timedelta(milliseconds=2))
+NO_PACE = timedelta(0)
+
+
+@dataclass
+class Parts:
+    """One replica but for its change stream, its timers and its heartbeat."""
+
+    jobs: JobTable
+    clock: FakeClock
+    ledger: FakeLedger
+    conductor: FakeConductor
+    max_concurrent: int = 10
+    pace: Pace = field(default_factory=lambda: Pace(NO_PACE))
+    serving_since: datetime = NOON
+    faults: list[BaseException] = field(default_factory=list)
+    rank: Callable[[str], int] = lambda _: 0
+    unfit: str | None = None
+
+    def __post_init__(self) -> None:
+        self.agents = FakeAgents(self.clock)
+        self.telemetry = Telemetry()
+        patience = Patience(self.telemetry, longest_seconds=0.01)
+        self.breaker = Breaker(
+            self.conductor, self.telemetry, pace=Pace(NO_PACE), policy=QUICK_BREAKER
+        )
+        caller = Caller(
+            self.conductor,
+            self.ledger,
+            self.breaker,
+            patience,
+            self.telemetry,
+            self.clock,
+            policy=QUICK_RETRIES,
+        )
+        self.runner = Runner(
+            self.ledger,
+            caller,
+            patience,
+            self.telemetry,
+            self.clock,
+            policy=RunPolicy(HALF_HOUR, self.max_concurrent, 100, SeverityRule.WORDS),
+            owner="replica-1",
+            require_fit=self._require_fit,
+        )
+        self.cases = Cases(
+            self.agents, self.ledger, self.runner, self.telemetry, self.clock, policy=POLICY
+        )
+        standby = Standby(self.ledger, self.rank, self.clock)
+        requests = Requests(
+            self.cases,
+            self.jobs,
+            self.runner,
+            standby,
+            self.breaker,
+            patience,
+            self.clock,
+            kept_for=timedelta(days=90),
+        )
+        self.settler = Settler(
+            self.agents,
+            self.ledger,
+            self.jobs,
+            self.runner,
+            self.cases,
+            requests,
+            standby,
+            self.breaker,
+            patience,
+            self.clock,
+            serving_since=self.serving_since,
+            failed=self.faults.append,
+            catch_up_pace=self.pace,
+        )
+
+    def _require_fit(self) -> None:
+        if self.unfit is not None:
+            raise Unavailable(self.unfit)

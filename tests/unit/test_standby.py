@@ -1,0 +1,152 @@
+"""Who goes first, and what the others do meanwhile; and replicas that must not start anything."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import pytest
+
+from service.domain.execution import Fire, Reason, Status
+from service.standby import Standby
+from tests.contract.test_ledger import run_of
+from tests.fakes import NOON, FakeClock, FakeLedger
+from tests.side import HALF_HOUR
+from tests.steps import eventually, turned, turned_until
+from tests.unit.test_settler import KEY, Side, ended
+
+SLOT = NOON + HALF_HOUR
+SECOND = timedelta(seconds=1)
+
+
+async def has_run(side: Side) -> bool:
+    return side.rows() == [("12:30", Status.COMPLETED, None)]
+
+
+async def test_who_goes_first_does_not_ask() -> None:
+    assert await Standby(FakeLedger(), lambda _: 0, FakeClock()).turn("scout", SLOT) is False
+
+
+@pytest.mark.parametrize(
+    ("rank", "now", "wait"),
+    [
+        pytest.param(1, NOON, 1.0, id="second"),
+        pytest.param(2, NOON, 2.0, id="third"),
+        pytest.param(1, NOON + 0.4 * SECOND, 0.6, id="counted from the slot"),
+        pytest.param(1, NOON + 5 * SECOND, 1.0, id="counted from now where it is overdue"),
+    ],
+)
+async def test_each_that_goes_first_has_a_second(
+    rank: int, now: datetime, wait: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("service.standby.asyncio.sleep", sleep)
+    clock = FakeClock()
+    clock.now = now
+    assert await Standby(FakeLedger(), lambda _: rank, clock).turn("scout", NOON) is True
+    assert slept == [pytest.approx(wait)]
+
+
+async def test_those_who_ask_at_the_same_time_ask_once() -> None:
+    ledger = CountingLedger()
+    await ledger.open(run_of("taken"))
+    standby = Standby(ledger, lambda _: 1, FakeClock())
+    asked = [Fire(KEY, agent_id, NOON) for agent_id in ("taken", "free", "taken")]
+    answers = await asyncio.gather(*(standby.is_taken(fire) for fire in asked))
+    assert answers == [True, False, True]
+    assert ledger.looks == 1
+
+
+class CountingLedger(FakeLedger):
+    looks = 0
+
+    async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
+        self.looks += 1
+        return await super().known(execution_ids)
+
+
+async def test_a_slot_that_another_replica_took_costs_no_look_at_its_document() -> None:
+    async with ended(Side(rank=lambda _: 1)) as side:
+        side.promote()
+        await side.ledger.open(run_of(minutes=30, owner="replica-2"))
+        side.come_due(SLOT, late=1.5 * SECOND)
+
+        async def is_settled() -> bool:
+            return side.jobs.jobs["scout"].next_run_at == SLOT + HALF_HOUR
+
+        await eventually(is_settled)
+        assert side.agents.reads == []
+        assert side.conductor.orders == []
+
+
+async def test_the_slot_of_a_replica_that_does_not_come_is_taken() -> None:
+    async with ended(Side(rank=lambda _: 1)) as side:
+        side.promote()
+        side.come_due(SLOT)
+        await turned()
+        assert side.rows() == []
+        side.clock.advance(SECOND)
+
+        await eventually(lambda: has_run(side))
+
+
+async def test_a_replica_that_is_not_heard_claims_nothing_until_it_is() -> None:
+    async with ended(Side(unfit="no heartbeat")) as side:
+        side.promote()
+        side.come_due(SLOT)
+        await turned(500)
+        assert (side.rows(), side.conductor.orders) == ([], [])
+        side.parts.unfit = None
+
+        await eventually(lambda: has_run(side))
+
+
+async def test_a_claim_whose_answer_comes_after_the_last_heartbeat_is_taken_back() -> None:
+    """Stopped between the claim and its answer: the others may take this replica for dead."""
+    async with ended(Side()) as side:
+        side.promote()
+        side.ledger.opened = lambda: setattr(side.parts, "unfit", "it slept")
+        side.come_due(SLOT)
+        await turned_until(lambda: side.parts.unfit)
+        await turned(500)
+        assert side.conductor.orders == []
+        side.ledger.opened = side.parts.unfit = None
+        await eventually(lambda: has_run(side))
+        assert len(side.conductor.orders) == 1
+
+
+async def test_a_claim_that_took_long_is_taken_back_and_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a clock that nobody sets, so neither a step nor a sleep of the machine hides it."""
+    now = [0.0]
+    monkeypatch.setattr("service.runner.monotonic", lambda: now[0])
+    async with ended(Side()) as side:
+        side.promote()
+        side.ledger.opened = lambda: now.__setitem__(0, now[0] + 2.5)
+        side.come_due(SLOT)
+        await turned_until(lambda: now[0])
+        side.ledger.opened = None
+        await eventually(lambda: has_run(side))
+        assert len(side.agents.reads) == 2
+        assert len(side.conductor.orders) == 1
+
+
+async def test_a_slot_that_came_during_a_pause_does_not_start_after_it() -> None:
+    """Frozen from before the pause until after it: the document says nothing of it any more."""
+    async with ended(Side()) as side:
+        side.promote()
+        fields = dict(side.agents.collection[KEY])
+        schedule = {**fields["councilor_config"]["schedule"], "enabled": False}
+        config = {**fields["councilor_config"], "schedule": schedule}
+        side.clock.now = SLOT - SECOND
+        side.change({**fields, "councilor_config": config})
+        side.clock.now = SLOT + SECOND
+        side.change(fields)
+        side.come_due(SLOT, late=5 * SECOND)
+        await side.settled(1)
+        assert side.rows() == [("12:30", Status.SKIPPED, Reason.PAUSED)]
+        assert side.conductor.orders == []
