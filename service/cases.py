@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime
+from time import monotonic
 
 from service.domain.councilor import Councilor, SchedulePolicy, parse_councilor
 from service.domain.execution import (
@@ -19,7 +20,7 @@ from service.domain.execution import (
 )
 from service.domain.jobs import Absence, AgentDocument, Desired, JobState
 from service.domain.planning import desired_by
-from service.ports import Agents, Clock, Ledger
+from service.ports import Agents, Clock, Ledger, Unavailable
 from service.runner import Runner
 from service.telemetry import Telemetry
 
@@ -33,6 +34,8 @@ class Case:
     councilor: Councilor | None
     desired: Desired | Absence
     now: datetime
+    looked_at: float
+    """The same instant by the monotonic clock, in seconds."""
 
 
 class Cases:
@@ -56,7 +59,11 @@ class Cases:
         self._policy = policy
 
     async def look(self, fire: Fire) -> Case:
-        """Read the document again, on the primary: what was paused before its slot never runs."""
+        """Read the document again, on the primary: what was paused before its slot never runs.
+
+        What the document wanted for slots that came due while it was read, nobody has looked at.
+        """
+        now, looked_at = self._clock(), monotonic()
         (document,) = await self._agents.read([fire.key])
         fields = document.fields or {}
         reading = parse_councilor(fields, self._policy)
@@ -65,7 +72,7 @@ class Cases:
             desired = Absence(fire.key, fire.agent_id, deleted=True)
         is_ours = isinstance(desired, Desired)  # and not somebody else's since a rename
         councilor = reading if is_ours and isinstance(reading, Councilor) else None
-        return Case(fire, document, councilor, desired, self._clock())
+        return Case(fire, document, councilor, desired, now, looked_at)
 
     async def was_off(self, case: Case, slot: datetime) -> bool:
         """Tell whether the document wanted no run when the slot came due, as far as is known.
@@ -122,7 +129,9 @@ class Cases:
         config = (case.document.fields or {}).get("councilor_config")
         timeout = self._runner.policy.timeout
         order = order_for(case.councilor, config, execution, timeout, next_slot)
-        return await self._runner.start(execution, case.fire.key, order, orphan)
+        return await self._runner.start(
+            execution, case.fire.key, order, looked_at=case.looked_at, orphan=orphan
+        )
 
     def _nonce(self, execution_id: str) -> str:
         """The same for every try of this process: a claim that seemed lost is known again."""
@@ -156,10 +165,29 @@ class Cases:
             at=case.now,
             stretch=stretch,
         )
-        is_recorded = await self._ledger.record(not_run)
-        if is_recorded:
-            self._telemetry.not_run(not_run)
-        return is_recorded
+        if not await self._ledger.record(not_run) or await self._is_taken_back(not_run):
+            return False
+        self._telemetry.not_run(not_run)
+        return True
+
+    async def _is_taken_back(self, not_run: NotRun) -> bool:
+        """Take the row back where another stands for one of its slots.
+
+        Each looks after it has written, so of two that write at the same time one sees the other,
+        or both do. A stretch is then decided on once more: Unavailable.
+        """
+        if not_run.trigger is Trigger.MANUAL:
+            return False
+        first = last = not_run.scheduled_for
+        if not_run.stretch is not None:
+            last = not_run.stretch.last
+        taken = await self._ledger.taken(not_run.agent_id, first)
+        if not any(start <= last and end >= first and start != first for start, end in taken):
+            return False
+        await self._ledger.take_back(not_run)
+        if first != last:
+            raise Unavailable("others have settled some of these slots meanwhile")
+        return True
 
 
 def _reason_of(desired: Desired | Absence) -> Reason:

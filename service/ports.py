@@ -204,6 +204,9 @@ class Ledger(Protocol):
         Raises Unavailable, Refused.
         """
 
+    async def take_back(self, not_run: NotRun) -> None:
+        """Remove a row that was recorded by the same replica. Raises Unavailable."""
+
     async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
         """End a running row, then count it in the agent's statistics.
 
@@ -226,8 +229,11 @@ class Ledger(Protocol):
     async def running_owner(self, agent_id: str) -> str | None:
         """Who runs this agent just now, if anybody does. Raises Unavailable."""
 
-    async def settled_until(self, agent_id: str, since: datetime) -> datetime | None:
-        """The latest slot, not before `since`, that has a row. Raises Unavailable."""
+    async def taken(self, agent_id: str, since: datetime) -> Sequence[tuple[datetime, datetime]]:
+        """First and last slot of each row from `since` on, in order: what needs no row any more.
+
+        At most a thousand, the earliest. Runs that were asked for are no slots. Raises Unavailable.
+        """
 
     async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
         """Those of these executions that have a row. Raises Unavailable."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from time import monotonic
 
@@ -19,6 +19,8 @@ _BEATS_A_TTL = 3
 _FIT = 0.8
 """The part of a time-to-live for which a heartbeat lets us start runs: who is late stops before
 the others take it for dead."""
+_UNBROKEN = 0.5
+"""The part of a time-to-live after which a heartbeat is late: the others' may be later still."""
 _RETRY_SECONDS = 0.5
 _DELIVERY_LAG = timedelta(seconds=10)
 """A majority that is this far behind delivers no changes and acknowledges no claims."""
@@ -36,7 +38,9 @@ class Membership:
         replica_id: str,
         facts: Mapping[str, object],
         ttl: timedelta,
+        elapsed_seconds: Callable[[], float] = monotonic,
     ) -> None:
+        self._elapsed_seconds = elapsed_seconds
         self.replica_id = replica_id
         self._replicas = replicas
         self._clock = clock
@@ -52,10 +56,10 @@ class Membership:
 
     async def join(self) -> None:
         """Be known to the others, and know them. Raises Unavailable, Refused."""
-        sent = monotonic()
+        sent = self._elapsed_seconds()
         await self._replicas.heartbeat(self.replica_id, self._facts, self._ttl)
-        if sent - self._last_beat > self._ttl_seconds:
-            self._beating_since = monotonic()
+        if sent - self._last_beat > self._ttl_seconds * _UNBROKEN:
+            self._beating_since = self._elapsed_seconds()
         # Counted from before it was sent: the others count from when it arrived.
         self._last_beat = sent
         await self._compare_clocks()
@@ -107,7 +111,7 @@ class Membership:
     @property
     def trouble(self) -> str | None:
         """Why no run may be started here, if none may."""
-        silent = monotonic() - self._last_beat
+        silent = self._elapsed_seconds() - self._last_beat
         if silent > self._ttl_seconds * _FIT:
             return f"no heartbeat was acknowledged for {silent:.1f} s: the others may go on without"
         return self._clock.doubt
@@ -127,6 +131,12 @@ class Membership:
         others for dead: they get as long to be heard of as we have been heard ourselves. Find out
         first what they own: who begins something after that lives. Raises Unavailable.
         """
-        if not owners or monotonic() - self._beating_since < self._ttl_seconds:
+        if not owners:
             return frozenset()
-        return frozenset(owners) - {*await self._replicas.alive(), self.replica_id}
+        alive = {*await self._replicas.alive(), self.replica_id}
+        # Only now: while that was asked, the database may have been away.
+        now = self._elapsed_seconds()
+        is_late = now - self._last_beat > self._ttl_seconds * _UNBROKEN
+        if is_late or now - self._beating_since < self._ttl_seconds:
+            return frozenset()
+        return frozenset(owners) - alive

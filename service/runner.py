@@ -1,10 +1,12 @@
 """One run from its claim to its closed ledger row: claim, call Conductor, judge, record."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 
 import structlog
@@ -19,6 +21,7 @@ from service.domain.execution import (
     Outcome,
     Reason,
     Status,
+    Trigger,
     interrupted,
 )
 from service.domain.severity import Severity, SeverityRule, severity_of
@@ -31,8 +34,11 @@ log = structlog.get_logger()
 _JUDGED = 64 * 1024
 """How much of a long output's beginning, and of its end, decides about its severity."""
 _LOOK_AGAIN_SECONDS = 1.0
+_LATE_MS = 1_000
+_ON_TIME = timedelta(seconds=3)
+"""Longer than a claim may take: no slot after it can come due meanwhile."""
 _PROMPT_SECONDS = 2.0
-"""A claim that is acknowledged later than this is taken back: too much may have changed."""
+"""A claim that is acknowledged later than this after the look at the document is taken back."""
 _STOPPED = "the service stopped before Conductor answered; what it made of it is not known"
 
 
@@ -72,7 +78,7 @@ class Runner:
         self._places = asyncio.Semaphore(policy.max_concurrent)
         self._tasks: set[asyncio.Task[None]] = set()
         self._going: dict[str, asyncio.Task[None]] = {}
-        self._doubtful: dict[str, Execution] = {}
+        self._doubtful: defaultdict[str, dict[str, Execution]] = defaultdict(dict)
         self._draining = False
         self.executions: set[str] = set()
         """The executions that this process is at, from before their claim to their record."""
@@ -95,31 +101,37 @@ class Runner:
         execution: Execution,
         key: DocumentKey,
         order: Order,
+        *,
+        looked_at: float,
         orphan: Execution | None = None,
     ) -> Claim:
         """Claim the slot and, where it is won, run it in the place that was taken.
 
-        With `orphan`, the claim is that run's row, taken over from a dead replica. Answers when the
-        claim is decided, while the run goes on; a caller that is cancelled takes nothing back.
-        Raises Unavailable where that is not known (`withdraw_doubtful` before the next look), where
-        nothing may be started, and while draining; Misconfigured, Refused.
+        `looked_at` is when the document was read, by the monotonic clock. With `orphan`, the claim
+        is that run's row, taken over from a dead replica. Answers when the claim is decided, while
+        the run goes on; a caller that is cancelled takes nothing back. Raises Unavailable where
+        that is not known (`withdraw_doubtful` before the next look), where nothing may be started,
+        and while draining; Misconfigured, Refused.
         """
         if execution.execution_id in self.executions:
             self.give_place_back()
             return Claim.TAKEN  # by ourselves: its nonce would make the ledger say that we won
         self.executions.add(execution.execution_id)
         claimed: asyncio.Future[Claim] = asyncio.get_running_loop().create_future()
-        work = self._run(execution, key, order, orphan, claimed)
+        claim = partial(self._claim, execution, order, looked_at, orphan)
+        work = self._run(execution, key, order, claim, claimed)
         task = asyncio.create_task(work, name=f"run {execution.execution_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(claimed)
 
     async def withdraw_doubtful(self, agent_id: str) -> None:
-        """Take back the claim of this agent whose answer was lost. Raises Unavailable."""
-        execution = self._doubtful.get(agent_id)
-        if execution is not None:
+        """Take back the claims of this agent whose answer was lost. Raises Unavailable."""
+        for execution in list(self._doubtful[agent_id].values()):
             await self._ledger.withdraw(execution)
+            # A slot and a request of one agent may both be at this.
+            self._doubtful[agent_id].pop(execution.execution_id, None)
+        if not self._doubtful[agent_id]:
             del self._doubtful[agent_id]
 
     async def end_of_run(self, agent_id: str) -> bool:
@@ -153,11 +165,11 @@ class Runner:
         execution: Execution,
         key: DocumentKey,
         order: Order,
-        orphan: Execution | None,
+        claiming: Callable[[], Awaitable[Claim]],
         claimed: "asyncio.Future[Claim]",
     ) -> None:
         try:
-            claim = await self._claim(execution, orphan)
+            claim = await claiming()
             if claim is Claim.WON:
                 await self._run_claimed(execution, key, order, claimed)
             else:
@@ -172,7 +184,9 @@ class Runner:
             self.executions.discard(execution.execution_id)
             self._places.release()
 
-    async def _claim(self, execution: Execution, orphan: Execution | None) -> Claim:
+    async def _claim(
+        self, execution: Execution, order: Order, looked_at: float, orphan: Execution | None
+    ) -> Claim:
         if self._draining:
             raise Unavailable("nothing is started any more")
         self._require_fit()
@@ -180,25 +194,41 @@ class Runner:
             # In doubt, the row is found again like that of any run that nobody is at.
             is_ours = await self._ledger.take_over(orphan, execution)
             return Claim.WON if is_ours else Claim.TAKEN
-        asked = monotonic()
         try:
             claim = await self._ledger.open(execution)
             if claim is Claim.WON:
-                self._require_prompt(asked)
+                await self._require_uncovered(execution, order)
+                self._require_prompt(looked_at)
         except PASSING:
-            self._doubtful[execution.agent_id] = execution
+            self._doubtful[execution.agent_id][execution.execution_id] = execution
             raise
         return claim
 
-    def _require_prompt(self, asked: float) -> None:
-        """Return where the claim was acknowledged at once, by a clock that nobody sets.
+    async def _require_uncovered(self, execution: Execution, order: Order) -> None:
+        """Return where no other row stands for this slot among others.
 
-        Else this process may have been stopped, and the others may take it for dead already.
+        Another replica may have recorded a stretch of slots as missed while this one was claimed;
+        that looks, too, after it has written. A slot that is on time is in no stretch.
+        """
+        is_on_time = execution.lateness_ms < _LATE_MS
+        is_last = order.retry_until - execution.started_at > _ON_TIME
+        if execution.trigger is Trigger.MANUAL or (is_on_time and is_last):
+            return
+        slot = execution.scheduled_for
+        taken = await self._ledger.taken(execution.agent_id, slot)
+        if any(first < slot <= last for first, last in taken):
+            raise Unavailable("others have recorded this slot as missed meanwhile")
+
+    def _require_prompt(self, looked_at: float) -> None:
+        """Return where the claim was acknowledged soon, by a clock that nobody sets.
+
+        Else this process may have been stopped: the others may take it for dead, and the document
+        may be another.
         """
         self._require_fit()
-        took = monotonic() - asked
+        took = monotonic() - looked_at
         if took > _PROMPT_SECONDS:
-            raise Unavailable(f"the claim was acknowledged only after {took:.1f} s")
+            raise Unavailable(f"the claim was acknowledged {took:.1f} s after the look")
 
     async def _run_claimed(
         self,

@@ -11,7 +11,7 @@ import structlog
 
 from service.breaker import Breaker
 from service.cases import Case, Cases
-from service.domain.catch_up import PUNCTUAL, DueSlots, due_slots
+from service.domain.catch_up import PUNCTUAL, DueSlots, due_slots, first_gap
 from service.domain.config import CatchUp, Overlap
 from service.domain.execution import Claim, Fire, Reason, Trigger
 from service.domain.jobs import Desired, JobSpec, JobState, Past, stored_of
@@ -25,7 +25,6 @@ from service.standby import Standby
 
 log = structlog.get_logger()
 
-_TICK = timedelta(microseconds=1)
 _REMEMBERED_FROM = timedelta(seconds=1)
 """A slot that is settled later than this is held against what the document said when it came."""
 
@@ -262,8 +261,11 @@ class Settler:
         if slots is None or slots.is_on_time:
             return slots
         # After an outage, or a long sleep: some of these may have their rows already.
-        settled = await self._ledger.settled_until(case.fire.agent_id, case.fire.due_at)
-        return slots if settled is None else decide(settled + _TICK)
+        taken = await self._ledger.taken(case.fire.agent_id, case.fire.due_at)
+        first, taken_from = first_gap(timetable, case.fire.due_at, taken)
+        if first > case.now:
+            return DueSlots((), None, slots.last)  # all of them have
+        return decide(first, taken_from=taken_from)
 
     def _past(self, case: Case, desired: Desired) -> Past:
         job = self._jobs.of_agent(case.fire.agent_id)

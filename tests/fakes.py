@@ -246,6 +246,8 @@ class FakeLedger:
         self.outage = Outage()
         self.noted: list[list[str | None]] = []
         """The errors of the attempts, each time that they were put on record."""
+        self.recorded: Callable[[], None] | None = None
+        """Called when a row was recorded, before the answer arrives."""
         self.opened: Callable[[], None] | None = None
         """Called when a claim is won, before its answer arrives."""
 
@@ -317,11 +319,14 @@ class FakeLedger:
             "severity": Severity.WARNING,
             "reason": not_run.reason,
             "started_at": None,
+            "owner": not_run.owner,
         }
         if (stretch := not_run.stretch) is not None:
             row |= {"slots_missed": stretch.count, "first_slot": stretch.first}
             row["last_slot"] = stretch.last
         self.rows[not_run.execution_id] = row
+        if self.recorded is not None:
+            self.recorded()
         return True
 
     async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
@@ -359,14 +364,20 @@ class FakeLedger:
         owners = [row["owner"] for row in self._running() if row["councilor_id"] == agent_id]
         return owners[0] if owners else None
 
-    async def settled_until(self, agent_id: str, since: datetime) -> datetime | None:
+    async def taken(self, agent_id: str, since: datetime) -> Sequence[tuple[datetime, datetime]]:
         self.outage.check()
         slots = [
-            row.get("last_slot") or row["scheduled_for"]
+            (row["scheduled_for"], row.get("last_slot") or row["scheduled_for"])
             for row in self.rows.values()
             if row["councilor_id"] == agent_id and row["trigger"] != Trigger.MANUAL
         ]
-        return max((slot for slot in slots if slot >= since), default=None)
+        return sorted((first, last) for first, last in slots if last >= since)
+
+    async def take_back(self, not_run: NotRun) -> None:
+        self.outage.check()
+        row = self.rows.get(not_run.execution_id, {})
+        if (row.get("owner"), row.get("status")) == (not_run.owner, not_run.status):
+            del self.rows[not_run.execution_id]
 
     async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
         self.outage.check()

@@ -1,5 +1,6 @@
 """What to do about slots that have come due: start one, catch up on some, miss the rest."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -35,6 +36,22 @@ class DueSlots:
         return is_one and self.starts[0][1] is Trigger.SCHEDULE
 
 
+def first_gap(
+    timetable: Timetable, since: datetime, taken: Sequence[tuple[datetime, datetime]]
+) -> tuple[datetime, datetime | None]:
+    """The first slot from `since` on that has no row, and the first after it that has one.
+
+    `taken` are the first and the last slot of each row, in order.
+    """
+    slot = timetable.next_slot(since - _TICK)
+    for first, last in taken:
+        if first > slot:
+            return slot, first
+        if last >= slot:
+            slot = timetable.next_slot(last)
+    return slot, None
+
+
 def due_slots(
     spec: JobSpec,
     timetable: Timetable,
@@ -42,19 +59,24 @@ def due_slots(
     now: datetime,
     serving_since: datetime,
     left_out: datetime | None = None,
+    taken_from: datetime | None = None,
 ) -> DueSlots | None:
     """Decide on the slots from `due_at` to `now`; None where there is none, after an edit say.
 
     Slots that came due before `serving_since`, or long before `now`, count as missed, and the
     councilor's `catch_up` says which of them run. `left_out` is never among them: the slots before
-    it are decided on first, then it is skipped. Costs the same however many there are.
+    it are decided on first, then it is skipped. `taken_from` is a newer slot that has a row.
+    Costs the same however many there are.
     """
     last = timetable.latest_slot(now)
     first = timetable.next_slot(due_at - _TICK)
     if last is None or first > last:
         return None
-    if left_out is not None and first <= left_out <= last and timetable.has(left_out):
-        return _until(left_out, spec, timetable, first)
+    ends = [taken_from] if taken_from is not None else []
+    if left_out is not None and timetable.has(left_out):
+        ends.append(left_out)
+    if (end := min((end for end in ends if first <= end <= last), default=None)) is not None:
+        return _until(end, spec, timetable, first)
     if last >= serving_since and now - last <= PUNCTUAL:
         start: tuple[tuple[datetime, Trigger], ...] = ((last, Trigger.SCHEDULE),)
         if first == last:
@@ -81,10 +103,10 @@ def may_still_start(spec: JobSpec, timetable: Timetable, slot: datetime, now: da
             return now - slot <= PUNCTUAL
 
 
-def _until(left_out: datetime, spec: JobSpec, timetable: Timetable, first: datetime) -> DueSlots:
-    if first == left_out:
-        return DueSlots((), None, left_out, skipped=left_out)
-    earlier = timetable.latest_slot(left_out - _TICK)
+def _until(end: datetime, spec: JobSpec, timetable: Timetable, first: datetime) -> DueSlots:
+    if first == end:
+        return DueSlots((), None, end, skipped=end)
+    earlier = timetable.latest_slot(end - _TICK)
     assert earlier is not None  # `first` is one
     starts, missed = _caught_up(spec, timetable, first, earlier, None)
     return DueSlots(starts, missed, earlier)

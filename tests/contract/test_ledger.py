@@ -163,17 +163,52 @@ async def test_a_closed_row_says_how_it_ended(ledger: Ledger) -> None:
     assert "nonce" not in row.fields
 
 
-async def test_settled_until_is_the_latest_slot_with_a_row(ledger: Ledger) -> None:
-    assert await ledger.settled_until("scout", NOON) is None
+async def test_taken_are_the_slots_that_have_a_row(ledger: Ledger) -> None:
+    assert await ledger.taken("scout", NOON) == []
+    await ledger.open(run_of(minutes=7))
     await ledger.record(missed(1, 5))
     await ledger.open(run_of("another", minutes=9))
-    assert await ledger.settled_until("scout", NOON + 3 * MINUTE) == NOON + 5 * MINUTE
-    assert await ledger.settled_until("scout", NOON + 6 * MINUTE) is None
+    stretch, run = (NOON + MINUTE, NOON + 5 * MINUTE), (NOON + 7 * MINUTE, NOON + 7 * MINUTE)
+    assert await ledger.taken("scout", NOON + 3 * MINUTE) == [stretch, run]
+    assert await ledger.taken("scout", NOON + 6 * MINUTE) == [run]
 
 
-async def test_a_run_that_was_asked_for_settles_no_slot(ledger: Ledger) -> None:
+async def test_a_run_that_was_asked_for_takes_no_slot(ledger: Ledger) -> None:
     await ledger.open(run_of(trigger=Trigger.MANUAL))
-    assert await ledger.settled_until("scout", NOON) is None
+    assert await ledger.taken("scout", NOON) == []
+
+
+async def test_a_row_is_taken_back_by_whoever_recorded_it(ledger: Ledger) -> None:
+    await ledger.record(missed(1, 5))
+    await ledger.take_back(replace(missed(1, 5), owner="another"))
+    assert len(await ledger.taken("scout", NOON)) == 1
+    await ledger.take_back(missed(1, 5))
+    assert await ledger.taken("scout", NOON) == []
+
+
+async def test_calls_are_on_record_while_a_run_goes_on(ledger: Ledger) -> None:
+    await ledger.open(run_of())
+    refused = (Attempt(NOON, "cannot connect"),)
+    assert await ledger.note_attempts(run_of(), refused)
+    (found,) = await ledger.running_of("replica-1")
+    assert found.attempts == refused
+    assert found.is_surely_not_accepted
+    assert not await ledger.note_attempts(run_of(owner="zombie"), ())
+    await ledger.close(run_of(), None, outcome())
+    assert not await ledger.note_attempts(run_of(), ())
+
+
+async def test_a_run_is_taken_over_once_and_its_old_owner_has_no_say_any_more(
+    ledger: Ledger,
+) -> None:
+    await ledger.open(run_of())
+    second = run_of(owner="replica-2", nonce="second")
+    assert await ledger.take_over(run_of(), second)
+    assert not await ledger.take_over(run_of(), run_of(owner="replica-3", nonce="third"))
+    assert not await ledger.close(run_of(), None, outcome())
+    assert not await ledger.note_attempts(run_of(), ())
+    assert await ledger.running_of("replica-2") == [second]
+    assert await ledger.close(second, None, outcome())
 
 
 async def test_known_are_those_with_a_row(ledger: Ledger) -> None:

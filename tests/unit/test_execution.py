@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from service.domain.catch_up import DueSlots, due_slots
+from service.domain.catch_up import DueSlots, due_slots, first_gap
 from service.domain.config import CatchUp, Overlap
 from service.domain.councilor import Councilor, SchedulePolicy, parse_councilor
 from service.domain.cron import Cron, cron_from
 from service.domain.execution import Execution, Stretch, Trigger, epoch_ms, execution_id, order_for
 from service.domain.interval import Every, every_from
 from service.domain.jobs import JobSpec
+from service.domain.schedule import Timetable
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 LONG_AGO = NOON - timedelta(days=400)
@@ -218,3 +219,24 @@ def test_no_call_is_repeated_past_the_next_slot_or_the_run_timeout(
     run = Execution("exec_a_1", "a", NOON, Trigger.SCHEDULE, "hash", "me", "nonce", NOON)
     order = order_for(councilor, config, run, 30 * MINUTE, next_slot)
     assert (order.ends_at, order.retry_until) == (NOON + 30 * MINUTE, retry_until)
+
+
+@pytest.mark.parametrize(
+    ("taken", "gap"),
+    [
+        pytest.param([], (0, None), id="nothing"),
+        pytest.param([(0, 0)], (1, None), id="the first"),
+        pytest.param([(2, 2)], (0, 2), id="a later one"),
+        pytest.param([(0, 3), (4, 4), (6, 6)], (5, 6), id="between two"),
+        pytest.param([(-3, 1), (2, 2)], (3, None), id="a stretch that began before"),
+        pytest.param([(-3, -2)], (0, None), id="all before"),
+    ],
+)
+def test_slots_between_two_that_have_rows_are_not_jumped_over(
+    taken: list[tuple[int, int]], gap: tuple[int, int | None]
+) -> None:
+    timetable = Timetable(every_from("1m"), NOON)
+    rows = [(NOON + (1 + a) * MINUTE, NOON + (1 + b) * MINUTE) for a, b in taken]
+    first, end = first_gap(timetable, NOON + MINUTE, rows)
+    assert first == NOON + (1 + gap[0]) * MINUTE
+    assert end == (None if gap[1] is None else NOON + (1 + gap[1]) * MINUTE)

@@ -17,7 +17,6 @@ from tests.side import HALF_HOUR
 from tests.steps import going, turned, turned_until
 from tests.unit.test_settler import Side
 
-NOW = timedelta(0)
 MINUTE = timedelta(minutes=1)
 SLOT = NOON + HALF_HOUR
 REFUSED = (Attempt(SLOT, "cannot connect"),)
@@ -28,7 +27,7 @@ class Survivor:
     """A replica that looks after the runs of dead ones, and its side."""
 
     def __init__(self, **options: Any) -> None:
-        self.side = Side(**options)
+        self.side, self.seconds = Side(**options), 0
         self.side.clock.now = SLOT + MINUTE
         parts = self.side.parts
         self.replicas = FakeReplicas(self.side.clock)
@@ -38,7 +37,8 @@ class Survivor:
             parts.telemetry,
             replica_id="replica-1",
             facts={},
-            ttl=NOW,
+            ttl=timedelta(seconds=10),
+            elapsed_seconds=lambda: self.seconds,
         )
         self.mending = Mending(
             self.side.ledger,
@@ -55,7 +55,8 @@ class Survivor:
         )
 
     async def looks(self) -> None:
-        await self.membership.join()
+        for self.seconds in (0, 4, 8, 12):
+            await self.membership.join()
         async with going(self.mending.mend()):
             await turned()
 
@@ -105,7 +106,8 @@ async def test_a_claim_of_our_own_may_take_a_moment_to_be_known(survivor: Surviv
 
 async def test_a_step_that_fails_keeps_no_other_from_being_taken(survivor: Survivor) -> None:
     await survivor.side.ledger.open(run_of(owner="dead"))
-    await survivor.membership.join()
+    for survivor.seconds in (0, 4, 8, 12):
+        await survivor.membership.join()
     survivor.replicas.outage.is_on = True
     async with going(survivor.mending.mend()):
         await turned()

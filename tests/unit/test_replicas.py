@@ -1,5 +1,6 @@
 """Membership on fakes: who lives, who goes first, and who must not start anything."""
 
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import pytest
@@ -9,13 +10,25 @@ from service.ports import ServerState, Unavailable
 from service.replicas import Membership
 from service.telemetry import Telemetry
 from tests.fakes import NOON, FakeClock, FakeReplicas
-from tests.steps import eventually, going, turned
+from tests.steps import going, turned
 
 HOUR = timedelta(hours=1)
 NOW = timedelta(0)
 
 
-def membership(replicas: FakeReplicas, ttl: timedelta) -> Membership:
+class Elapsed:
+    """Seconds that go by when they are told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def membership(
+    replicas: FakeReplicas, ttl: timedelta, elapsed: Callable[[], float] = lambda: 0.0
+) -> Membership:
     return Membership(
         replicas,
         ComparedClock(FakeClock(), lambda: 0.0),
@@ -23,6 +36,7 @@ def membership(replicas: FakeReplicas, ttl: timedelta) -> Membership:
         replica_id="replica-1",
         facts={},
         ttl=ttl,
+        elapsed_seconds=elapsed,
     )
 
 
@@ -38,39 +52,59 @@ async def test_a_replica_that_is_heard_may_start_runs() -> None:
 
 
 async def test_a_replica_that_cannot_be_heard_stops_in_time_and_asks_at_once() -> None:
-    replicas = FakeReplicas(FakeClock())
-    member = membership(replicas, timedelta(seconds=0.2))
+    replicas, elapsed = FakeReplicas(FakeClock()), Elapsed()
+    member = membership(replicas, timedelta(seconds=10), elapsed)
     await member.join()
-    replicas.outage.is_on = True
-
-    async def is_unfit() -> bool:
-        return member.trouble is not None
-
-    await eventually(is_unfit)
-    with pytest.raises(Unavailable, match="no heartbeat was acknowledged"):
-        member.require_fit()
-    replicas.outage.is_on = False
+    elapsed.seconds = 7.9
+    member.require_fit()
+    elapsed.seconds = 8.1  # the others do not take it for dead before 10
     async with going(member.beat()):
-        await eventually(lambda: is_fit(member))
+        with pytest.raises(Unavailable, match="no heartbeat was acknowledged"):
+            member.require_fit()
+        await turned()
+        member.require_fit()
 
 
-async def is_fit(member: Membership) -> bool:
-    return member.trouble is None
-
-
-async def test_only_those_whose_time_has_run_out_are_dead() -> None:
-    replicas = FakeReplicas(FakeClock())
+async def beaten(elapsed: Elapsed, replicas: FakeReplicas, *beats: float) -> Membership:
+    """A replica with a time-to-live of 10 s, heard at these seconds; another is alive."""
     await replicas.heartbeat("alive", {}, HOUR)
-    member = membership(replicas, NOW)
-    await member.join()
-    assert await member.dead_among({"alive", "dead", "replica-1"}) == {"dead"}
+    member = membership(replicas, timedelta(seconds=10), elapsed)
+    for elapsed.seconds in beats:
+        await member.join()
+    return member
 
 
-async def test_after_an_outage_nobody_is_taken_for_dead_at_once() -> None:
-    """All heartbeats have run out: who comes back first would end the others' live runs."""
-    member = membership(FakeReplicas(FakeClock()), HOUR)
-    await member.join()
-    assert await member.dead_among({"about to beat again"}) == frozenset()
+@pytest.mark.parametrize(
+    ("beats", "dead"),
+    [
+        pytest.param([0, 3, 6, 9, 12], {"dead"}, id="unbroken for a time-to-live"),
+        pytest.param([0, 3, 6, 9], set(), id="too early to say"),
+        pytest.param([0, 3, 9, 12, 15], set(), id="broken: the database may have been away"),
+        pytest.param([0, 3, 9, 12, 15, 19], {"dead"}, id="unbroken since"),
+    ],
+)
+async def test_who_is_dead_is_known_after_a_time_to_live_of_heartbeats(
+    beats: list[float], dead: set[str]
+) -> None:
+    """After an outage, whoever comes back first would end the others' live runs."""
+    member = await beaten(Elapsed(), FakeReplicas(FakeClock()), *beats)
+    assert await member.dead_among({"alive", "dead", "replica-1"}) == dead
+
+
+async def test_an_outage_while_the_living_are_asked_for_is_noticed() -> None:
+    elapsed, replicas = Elapsed(), HangingReplicas(FakeClock())
+    member = await beaten(elapsed, replicas, 0, 3, 6, 9, 12)
+    replicas.hang = lambda: setattr(elapsed, "seconds", 18.0)
+    assert await member.dead_among({"dead"}) == frozenset()
+
+
+class HangingReplicas(FakeReplicas):
+    hang: Callable[[], None] | None = None
+
+    async def alive(self) -> Sequence[str]:
+        if self.hang is not None:
+            self.hang()
+        return await super().alive()
 
 
 async def test_the_living_share_the_ranks_among_them() -> None:

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
-from service.domain.execution import Fire, Reason, Status
+from service.domain.execution import Fire, Reason, Status, Trigger
 from service.standby import Standby
 from tests.contract.test_ledger import run_of
 from tests.fakes import NOON, FakeClock, FakeLedger
@@ -15,7 +16,7 @@ from tests.steps import eventually, turned, turned_until
 from tests.unit.test_settler import KEY, Side, ended
 
 SLOT = NOON + HALF_HOUR
-SECOND = timedelta(seconds=1)
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 
 
 async def has_run(side: Side) -> bool:
@@ -123,6 +124,7 @@ async def test_a_claim_that_took_long_is_taken_back_and_looked_at_again(
 ) -> None:
     """By a clock that nobody sets, so neither a step nor a sleep of the machine hides it."""
     now = [0.0]
+    monkeypatch.setattr("service.cases.monotonic", lambda: now[0])
     monkeypatch.setattr("service.runner.monotonic", lambda: now[0])
     async with ended(Side()) as side:
         side.promote()
@@ -150,3 +152,62 @@ async def test_a_slot_that_came_during_a_pause_does_not_start_after_it() -> None
         await side.settled(1)
         assert side.rows() == [("12:30", Status.SKIPPED, Reason.PAUSED)]
         assert side.conductor.orders == []
+
+
+async def test_a_stretch_in_which_somebody_claims_a_slot_meanwhile_is_decided_anew() -> None:
+    async with ended(Side()) as side:
+        side.promote(catch_up="skip")
+
+        def claim_the_second_slot() -> None:
+            side.ledger.recorded = None
+            late = run_of(minutes=60, owner="replica-2")
+            side.ledger.rows[late.execution_id] = {
+                "execution_id": late.execution_id,
+                "councilor_id": "scout",
+                "scheduled_for": late.scheduled_for,
+                "trigger": late.trigger,
+                "status": Status.COMPLETED,
+                "reason": None,
+                "started_at": late.started_at,
+            }
+
+        side.ledger.recorded = claim_the_second_slot
+        side.come_due(SLOT, late=3 * HALF_HOUR - MINUTE)
+
+        async def is_settled() -> bool:
+            return side.jobs.jobs["scout"].next_run_at == SLOT + 3 * HALF_HOUR
+
+        await eventually(is_settled)
+        missed, claimed = Status.MISSED, Status.COMPLETED
+        assert [(slot, status) for slot, status, _ in side.rows()] == [
+            ("12:30", missed),
+            ("13:00", claimed),
+            ("13:30", missed),
+        ]
+        assert all(row.get("slots_missed", 1) == 1 for row in side.ledger.rows.values())
+
+
+async def test_a_late_claim_of_a_slot_that_was_recorded_as_missed_is_taken_back() -> None:
+    async with ended(Side()) as side:
+        side.promote(catch_up="all")
+
+        def record_stretch() -> None:
+            side.ledger.opened = None
+            row: dict[str, Any] = {
+                "trigger": Trigger.SCHEDULE,
+                "status": Status.MISSED,
+                "reason": Reason.OUTAGE,
+            }
+            row |= {"execution_id": "stretch", "councilor_id": "scout", "started_at": None}
+            row |= {"scheduled_for": NOON, "last_slot": SLOT + HALF_HOUR}
+            side.ledger.rows["stretch"] = row
+
+        side.ledger.opened = record_stretch
+        side.come_due(SLOT, late=MINUTE)
+
+        async def is_settled() -> bool:
+            return side.jobs.jobs["scout"].next_run_at == SLOT + HALF_HOUR
+
+        await eventually(is_settled)
+        assert side.conductor.orders == []
+        assert side.rows() == [("12:00", Status.MISSED, Reason.OUTAGE)]

@@ -161,7 +161,7 @@ LABELS: dict[str, list[str]] = {
     "watch_events_total": ["insert", "update", "replace", "delete"],
     "watch_relists_total": [
         *("startup", "resync", "network", "unavailable", "refused", "ended"),
-        *("drop", "rename", "dropDatabase", "invalidate", "136", "280", "286"),
+        *("drop", "rename", "dropDatabase", "invalidate", "stalled", "136", "280", "286"),
     ],
     "reconcile_total": ["changed", "kept", "error"],
     "jobs": list(JobState),

@@ -57,6 +57,8 @@ _FOREIGN_END = {
     },
     "$currentDate": {"completed_at": True},
 }
+_NOT_COMMON_YET = "the row is not acknowledged by the majority yet: it may be gone with its primary"
+_MOST_TAKEN = 1_000
 _STARTED = {"status": {"$in": [Status.RUNNING, Status.COMPLETED, Status.ERROR]}}
 
 INDEXES = (
@@ -155,7 +157,7 @@ class MongoLedger:
             if isinstance(error, DuplicateKeyError) and _is_overlap(error):
                 return Claim.OVERLAPS
             if isinstance(error, DuplicateKeyError):
-                raise Unavailable("the row is not acknowledged by the majority yet") from error
+                raise Unavailable(_NOT_COMMON_YET) from error
             raise translation_of(error) from error
         return Claim.WON
 
@@ -184,9 +186,16 @@ class MongoLedger:
         with translated():
             try:
                 await self._rows.insert_one(final_row(not_run))
-            except DuplicateKeyError:
+            except DuplicateKeyError as error:
+                if await self._row_of(not_run.execution_id) is None:
+                    raise Unavailable(_NOT_COMMON_YET) from error
                 return False
         return True
+
+    async def take_back(self, not_run: NotRun) -> None:
+        row = {"execution_id": not_run.execution_id, "owner": not_run.owner}
+        with translated():
+            await self._rows.delete_one({**row, "status": not_run.status.value})
 
     async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
         end = {**end_of(execution, outcome), "counted": False}
@@ -240,18 +249,19 @@ class MongoLedger:
         owner = row.get("owner") if row is not None else None
         return owner if isinstance(owner, str) else None
 
-    async def settled_until(self, agent_id: str, since: datetime) -> datetime | None:
-        rows = {
+    async def taken(self, agent_id: str, since: datetime) -> Sequence[tuple[datetime, datetime]]:
+        wanted = {
             "councilor_id": agent_id,
-            "trigger": {"$ne": Trigger.MANUAL},
+            "trigger": {"$ne": Trigger.MANUAL.value},
             "$or": [{"scheduled_for": {"$gte": since}}, {"last_slot": {"$gte": since}}],
         }
         with translated():
-            slots = [
-                row.get("last_slot") or row["scheduled_for"]
-                async for row in self._rows.find(rows, {"scheduled_for": 1, "last_slot": 1})
+            rows = self._rows.find(wanted, {"scheduled_for": 1, "last_slot": 1})
+            earliest = rows.sort("scheduled_for", ASCENDING).limit(_MOST_TAKEN)
+            return [
+                (row["scheduled_for"], row.get("last_slot") or row["scheduled_for"])
+                async for row in earliest
             ]
-        return max(slots, default=None)
 
     async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
         wanted = {"execution_id": {"$in": list(execution_ids)}}
