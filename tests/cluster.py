@@ -72,6 +72,16 @@ class Proxy:
             pipe.abort()
         return len(struck)
 
+    def lose_answers(self, client: bytes | None = SERVICE) -> int:
+        """Swallow what the server says on open connections; what it is told arrives.
+
+        So everything is done, and nobody hears of it. Answers how many.
+        """
+        struck = [pipe for pipe in self._pipes if pipe.comes_from(client)]
+        for pipe in struck:
+            pipe.is_deaf = True
+        return len(struck)
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -102,6 +112,7 @@ class _Pipe:
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     is_silent: bool = False
+    is_deaf: bool = False
     said: bytes = b""
 
     def comes_from(self, client: bytes | None) -> bool:
@@ -115,9 +126,9 @@ class _Pipe:
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_client: bool
     ) -> None:
         while chunk := await source.read(65_536):
-            if is_client and len(self.said) < 4_096:
-                self.said += chunk  # the first message names the client's `appName`
-            if not self.is_silent:
+            if is_client and not self.said:
+                self.said = chunk  # the first message names the client's `appName`, others may
+            if not self.is_silent and (is_client or not self.is_deaf):
                 sink.write(chunk)
                 await sink.drain()
         if not self.is_silent:
