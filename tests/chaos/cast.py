@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
-from tests.chaos.history import Document
+from tests.chaos.history import Document, base_name
 
 PROMPT_MARK = "PROMPT-THAT-NO-LOG-SHOWS"
 _STEADY_SHARE = 4
@@ -140,8 +140,8 @@ def _pause_until(document: Document, _edition: int, rng: Random, now: datetime) 
 
 
 def _rename(document: Document, edition: int, _rng: Random, now: datetime) -> Change:
-    name = str(document["agent_id"]).partition(".")[0]
-    return _set("rename", document, now, {"agent_id": f"{name}.{edition}"})
+    name = f"{base_name(document['agent_id'])}.{edition}"
+    return _set("rename", document, now, {"agent_id": name})
 
 
 def _break(document: Document, _edition: int, _rng: Random, now: datetime) -> Change:

@@ -159,6 +159,11 @@ def has_run(row: Document) -> bool:
     return row["status"] in ("running", "completed", "error")
 
 
+def base_name(agent_id: str) -> str:
+    """What stays the same in an agent's name: renaming changes what follows the dot."""
+    return agent_id.partition(".")[0]
+
+
 def clock(instant: datetime | None) -> str:
     """An instant as violations show it."""
     return "never" if instant is None else instant.strftime("%H:%M:%S.%f")[:-3]

@@ -109,6 +109,7 @@ class Writer:
     async def rename_agents(self, seconds: float) -> None:
         """Rename the collection, and back after a while."""
         async with self._everybody_waits():
+            self._is_whole = [False] * len(self._is_whole)  # a run may end while they are away
             away: Collection = self._db[_AWAY]
             await self._for_all("rename away", self._agents.rename, _AWAY, runs=False)
             await asyncio.sleep(seconds)

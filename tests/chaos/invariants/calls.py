@@ -44,17 +44,13 @@ def every_completed_run_was_called_once(history: History) -> list[str]:
 
 
 def no_slot_starts_while_it_must_not(history: History) -> list[str]:
-    """What was paused, demoted, deleted or put off before a slot's time never starts it."""
-    found: list[str] = []
-    for call in history.calls:
-        write = None if call.is_manual else _in_force(history, call.agent_id, call.slot)
-        if write is None or _allows(write, call.slot):
-            continue
-        found.append(
-            f"{call.execution_id}: called at {clock(call.arrived)} for {clock(call.slot)}, though "
-            f"{write.what!r} was acknowledged at {clock(write.acked)}"
-        )
-    return found
+    """What was paused, demoted, deleted or put off before a slot's time does not start it."""
+    return [said for is_over, said in _starts_in_pauses(history) if not is_over]
+
+
+def no_slot_of_a_pause_starts_after_it(history: History) -> list[str]:
+    """A slot within a pause does not start late either, when the pause is over by then."""
+    return [said for is_over, said in _starts_in_pauses(history) if is_over]
 
 
 def no_call_is_early(history: History) -> list[str]:
@@ -106,12 +102,29 @@ def _accepted(history: History) -> dict[str, list[Call]]:
     return accepted
 
 
-def _in_force(history: History, agent_id: str, at: datetime) -> Write | None:
-    """The write that surely decides at this instant; None where several might, or none does."""
-    sent = [write for write in history.writes_of(agent_id) if write.sent <= at]
-    if not sent or sent[-1].acked is None or sent[-1].acked >= at:
-        return None
-    return sent[-1]
+def _starts_in_pauses(history: History) -> list[tuple[bool, str]]:
+    """Calls for slots that were not to start, and whether they might again when they came."""
+    found: list[tuple[bool, str]] = []
+    for call in history.calls:
+        before, since = _writes_around(history, call)
+        write = before[-1] if before and not call.is_manual else None
+        if write is None or write.acked is None or write.acked >= call.slot:
+            continue
+        if not _allows(write, call.slot):
+            later = "".join(f", {w.what!r} was sent at {clock(w.sent)}" for w in since)
+            said = (
+                f"{call.execution_id}: called at {clock(call.arrived)} for {clock(call.slot)}, "
+                f"though {write.what!r} was acknowledged at {clock(write.acked)}{later}"
+            )
+            found.append((any(_allows(w, call.arrived) for w in since), said))
+    return found
+
+
+def _writes_around(history: History, call: Call) -> tuple[list[Write], list[Write]]:
+    """The writes sent before the call's slot, and those between that and the call."""
+    sent = [write for write in history.writes_of(call.agent_id) if write.sent <= call.arrived]
+    before = [write for write in sent if write.sent <= call.slot]
+    return before, sent[len(before) :]
 
 
 def _allows(write: Write, slot: datetime) -> bool:
