@@ -164,7 +164,10 @@ VIOLATED: Mapping[str, tuple[Invariant, dict[str, Any]]] = {
         {"rows": [row(status="error", severity="error", reason="failed")]},
     ),
     "an end before the start": (slots.rows_are_whole, {"rows": [row(completed_at=at(0))]}),
-    "rows at the same time": (slots.rows_do_not_overlap, {"rows": [row(), row(0.5)]}),
+    "rows at the same time": (
+        slots.rows_do_not_overlap,
+        {"rows": [row(), row(0.5)], "calls": [call(), call(0.5)]},
+    ),
     "a councilor without a job": (state.jobs_equal_documents, {"jobs": []}),
     "a job without a councilor": (state.jobs_equal_documents, {"agents": []}),
     "a job of another state": (
@@ -246,7 +249,11 @@ HELD: Mapping[str, tuple[Invariant, dict[str, Any]]] = {
     ),
     "one run after the other": (
         slots.rows_do_not_overlap,
-        {"rows": [row(), row(1)]},
+        {"rows": [row(), row(1)], "calls": [call(), call(1)]},
+    ),
+    "a claim that arrived late, and led to no call": (
+        slots.rows_do_not_overlap,
+        {"rows": [row(), row(0.5)], "calls": [call()]},
     ),
     "statistics of a document that was replaced": (
         state.statistics_equal_the_ledger,

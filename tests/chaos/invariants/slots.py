@@ -71,10 +71,12 @@ def rows_are_whole(history: History) -> list[str]:
 
 
 def rows_do_not_overlap(history: History) -> list[str]:
-    """As the ledger tells it, an agent's runs come one after the other."""
+    """As the ledger tells it, those runs of an agent that were called come one after the other."""
+    called = {call.execution_id for call in history.calls if not call.is_refused}
+    ran = [row for row in history.rows if has_run(row) and row["execution_id"] in called]
     found: list[str] = []
-    for agent_id in sorted({row["councilor_id"] for row in history.rows}):
-        rows = [r for r in history.rows if r["councilor_id"] == agent_id and has_run(r)]
+    for agent_id in sorted({row["councilor_id"] for row in ran}):
+        rows = [row for row in ran if row["councilor_id"] == agent_id]
         for one, other in pairwise(sorted(rows, key=lambda row: row["started_at"])):
             if one["completed_at"] is None or other["started_at"] < one["completed_at"]:
                 found.append(
