@@ -15,6 +15,7 @@ from tests.chaos.history import History, has_run
 from tests.chaos.plan import Fault
 
 _SHOWN = 20
+_SHOWN_OF_EACH = 5
 _AFTERMATH = timedelta(seconds=15)
 _KEPT = ("documents", "rows", "jobs", "not_ready", "began", "healed", "jobs_read", "settled")
 _KEPT_VALUES = ("agents", "calls", "writes", "faults", "exits")
@@ -71,17 +72,22 @@ def show_run(
         last = leaving.said.rpartition("\n")[2][:400]
         said = f"replica {leaving.replica} ended by itself with {leaving.code}: {last}"
         console.print(escape(said), style="yellow", highlight=False)
-    sentences = [f"{name}: {said}" for name, all_of_it in violations.items() for said in all_of_it]
-    for sentence in sentences[:_SHOWN]:
-        console.print(escape(sentence), style="red", highlight=False)
-    if len(sentences) > _SHOWN:
-        console.print(f"… and {len(sentences) - _SHOWN} more", style="red")
+    _show_violations(console, violations)
     counts = ", ".join(f"{len(said)} x {name}" for name, said in violations.items() if said)
     if counts:
         console.print(f"FAILED, seed {totals.seed}: {counts}", style="bold red", highlight=False)
     else:
         held = f"PASSED, seed {totals.seed}: all {len(violations)} invariants held"
         console.print(held, style="bold green", highlight=False)
+
+
+def _show_violations(console: Console, violations: Mapping[str, Sequence[str]]) -> None:
+    """The first few of each invariant, so that many of one do not hide another."""
+    found = [f"{name}: {one}" for name, said in violations.items() for one in said[:_SHOWN_OF_EACH]]
+    for sentence in found[:_SHOWN]:
+        console.print(escape(sentence), style="red", highlight=False)
+    if (more := sum(map(len, violations.values())) - len(found[:_SHOWN])) > 0:
+        console.print(f"… and {more} more", style="red")
 
 
 def show_totals(console: Console, them: Sequence[Totals]) -> None:

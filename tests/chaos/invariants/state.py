@@ -8,6 +8,8 @@ from tests.chaos.history import Agent, Document, History, clock, has_run
 _LAG = timedelta(seconds=3)
 _INTERVALS_WITHOUT_RUN = 3
 
+_Counts = tuple[int, int, float | None, datetime | None]
+
 
 def jobs_equal_documents(history: History) -> list[str]:
     """One stored job a councilor, which says its state and its next slot; and no other."""
@@ -45,7 +47,8 @@ def statistics_equal_the_ledger(history: History) -> list[str]:
             rows = [r for r in history.rows if r["councilor_id"] == agent.agent_id and has_run(r)]
             there, counted = _shown(document.get("stats") or {}), _fold(rows)
             if there != counted:
-                found.append(f"{agent.agent_id}: statistics {there}, by the ledger {counted}")
+                said = f"statistics {_told(there)}, by the ledger {_told(counted)}"
+                found.append(f"{agent.agent_id}: {said}")
     return found
 
 
@@ -118,13 +121,18 @@ def _flaws_of_due(history: History, agent: Agent, due: datetime) -> list[str]:
     return flaws
 
 
-def _fold(rows: list[Document]) -> tuple[int, int, float | None, datetime | None]:
+def _told(counts: _Counts) -> str:
+    total, successes, rate, last = counts
+    return f"{successes} of {total} ({rate} %), last {clock(last)}"
+
+
+def _fold(rows: list[Document]) -> _Counts:
     successes = sum(row["severity"] == "success" for row in rows)
     rate = round(successes / len(rows) * 100, 1) if rows else None
     return len(rows), successes, rate, max((row["completed_at"] for row in rows), default=None)
 
 
-def _shown(stats: Document) -> tuple[int, int, float | None, datetime | None]:
+def _shown(stats: Document) -> _Counts:
     return (
         stats.get("total_executions", 0),
         stats.get("successful_executions", 0),
