@@ -20,6 +20,7 @@ from tests.cluster import Node, ReplicaSet
 _STRIKE_SECONDS = 90.0
 _ELECTION_SECONDS = 20.0
 _ASK_SECONDS = 0.1
+_ALONE_SECONDS = 2.5
 _ROLL_BATCHES = 6
 _ROLL_TEXT = "x" * 200_000
 _COMMANDS = {Kind.FAIL_GETMORE: "getMore", Kind.FAIL_INSERT: "insert", Kind.FAIL_UPDATE: "update"}
@@ -78,6 +79,7 @@ class Faults:
             Kind.REPLICA_STOP: self._stop_replica,
             **dict.fromkeys((Kind.PRIMARY_KILL, Kind.SECONDARY_KILL), self._kill_member),
             **dict.fromkeys((Kind.PRIMARY_STOP, Kind.SECONDARY_STOP), self._stop_member),
+            Kind.PARTITION: self._partition,
             Kind.STEP_DOWN: self._step_down,
             Kind.OPLOG_ROLL: self._roll_oplog,
             Kind.HALF_OPEN: self._silence_connections,
@@ -147,6 +149,24 @@ class Faults:
                 node.thaw()
             await self._all_members_are_well()
 
+    async def _partition(self, fault: Fault) -> None:
+        """Let the primary alone take writes for a while, then elect another without them.
+
+        What was acknowledged by the majority stays; all else is rolled back (FAULTS 3, T10).
+        """
+        async with self._members:
+            primary = await self._cluster.primary(_ELECTION_SECONDS)
+            others = [node for node in self._cluster.nodes if node is not primary]
+            try:
+                await _stop_fetching(others, "alwaysOn")
+                await asyncio.sleep(_ALONE_SECONDS)
+                primary.freeze()
+                await _stop_fetching(others, "off")
+                await asyncio.sleep(fault.seconds)
+            finally:
+                primary.thaw()
+            await self._all_members_are_well()
+
     async def _step_down(self, _fault: Fault) -> None:
         async with self._members:
             await self._cluster.step_down()
@@ -214,6 +234,12 @@ class Faults:
             self._conductor.mood = _MOODS[fault.kind]
             await asyncio.sleep(fault.seconds)
             self._conductor.mood = Mood.WELL
+
+
+async def _stop_fetching(nodes: Sequence[Node], mode: str) -> None:
+    """Keep members from fetching what the primary writes, or let them again."""
+    for node in nodes:
+        await node.fail_point(mode, name="stopReplProducer", only=None)
 
 
 def _is_well(hello: Mapping[str, Any]) -> bool:

@@ -61,7 +61,7 @@ class Struck:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """A replica that ended by itself."""
+    """A replica that ended by itself, or not in good order."""
 
     replica: int
     at: datetime
@@ -125,7 +125,7 @@ class History:
     not_ready: Sequence[str] = ()
     """What replicas that are not ready say, after the quiet time."""
     not_stopped: Sequence[int] = ()
-    """Replicas that had to be killed at the end."""
+    """Replicas that had to be killed when they were told to stop."""
     began: datetime = _EPOCH
     healed: datetime = _EPOCH
     """When the last fault was over and the writer stopped."""

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     PRIMARY_STOP = "primary-stop"
     SECONDARY_KILL = "secondary-kill"
     SECONDARY_STOP = "secondary-stop"
+    PARTITION = "partition"
     STEP_DOWN = "step-down"
     OPLOG_ROLL = "oplog-roll"
     HALF_OPEN = "half-open"
@@ -82,6 +83,7 @@ LANES = (
             Kind.PRIMARY_STOP: (0.5, 12.0),
             Kind.SECONDARY_KILL: (2.0, 6.0),
             Kind.SECONDARY_STOP: (0.5, 8.0),
+            Kind.PARTITION: (5.0, 9.0),
             Kind.STEP_DOWN: (1.0, 1.0),
             Kind.OPLOG_ROLL: (4.0, 8.0),
         },

@@ -19,6 +19,8 @@ _LINE_BYTES = 4 * 1024 * 1024
 _RESTART_SECONDS = 0.3
 _STOP_SECONDS = 15.0
 _TAIL = 30
+_WANTED_CODES = {0, -SIGKILL, -SIGTERM}
+"""How a process ends that was told to; by SIGTERM itself where it had hardly begun."""
 _ASK = aiohttp.ClientTimeout(total=2)
 
 
@@ -30,6 +32,8 @@ class Replica:
         self.lines: list[str] = []
         self.exits: list[Exit] = []
         self.launches = 0
+        self.was_forced = False
+        """Tell whether it ever had to be killed, since it did not stop when it was told to."""
         self.lock = asyncio.Lock()
         """Held by the fault that is at this replica."""
         self._environ = environ
@@ -49,7 +53,8 @@ class Replica:
                 return
             self._process = await self._launch()
             code = await self._lived(self._process)
-            if self._may_run.is_set() and not self._is_over:
+            is_wanted = not self._may_run.is_set() or self._is_over
+            if not is_wanted or code not in _WANTED_CODES:
                 said = "\n".join(self.lines[-_TAIL:])
                 self.exits.append(Exit(self.number, wall_clock(), code, said))
                 await asyncio.sleep(_RESTART_SECONDS)
@@ -60,33 +65,31 @@ class Replica:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
-    async def end(self, number: Signals) -> bool:
-        """End it by a signal and keep it from being restarted; False where that took force."""
+    async def end(self, number: Signals) -> None:
+        """End it by a signal, by force if need be, and keep it from being restarted."""
         self._may_run.clear()
         self.signal(number)
         process = self._process
         if process is None or process.returncode is not None:
-            return True
+            return
         try:
             async with asyncio.timeout(_STOP_SECONDS):
                 await process.wait()
         except TimeoutError:
+            self.was_forced = True
             self.signal(SIGKILL)
             await process.wait()
-            return False
-        return True
 
     def restart(self) -> None:
         """Let it run again after `end`."""
         self._may_run.set()
 
-    async def stop(self) -> bool:
-        """End it for good; False where it did not stop by itself."""
+    async def stop(self) -> None:
+        """End it for good, in good order if it can."""
         self._is_over = True
         self.signal(SIGCONT)
-        is_orderly = await self.end(SIGTERM)
+        await self.end(SIGTERM)
         self._may_run.set()
-        return is_orderly
 
     async def why_not_ready(self, http: aiohttp.ClientSession) -> str | None:
         """What it says, or why it says nothing; None where it is ready."""

@@ -70,7 +70,7 @@ def show_run(
     show_totals(console, [totals])
     for leaving in history.exits:
         last = leaving.said.rpartition("\n")[2][:400]
-        said = f"replica {leaving.replica} ended by itself with {leaving.code}: {last}"
+        said = f"replica {leaving.replica} ended with {leaving.code}: {last}"
         console.print(escape(said), style="yellow", highlight=False)
     _show_violations(console, violations)
     counts = ", ".join(f"{len(said)} x {name}" for name, said in violations.items() if said)

@@ -82,7 +82,7 @@ async def history_of(plan: Sequence[Fault], options: Options, folder: Path) -> H
         jobs_read = wall_clock()
         jobs = await _read(stage.client, "apscheduler_jobs")
         settled = wall_clock()
-        are_orderly = await asyncio.gather(*(replica.stop() for replica in stage.replicas))
+        await asyncio.gather(*(replica.stop() for replica in stage.replicas))
         return History(
             agents=stage.writer.agents,
             documents=await _read(stage.client, "agents"),
@@ -95,7 +95,7 @@ async def history_of(plan: Sequence[Fault], options: Options, folder: Path) -> H
             logs=[line for replica in stage.replicas for line in replica.lines],
             secrets=(PROMPT_MARK, _PASSWORD, _TOKEN),
             not_ready=not_ready,
-            not_stopped=[n for n, is_orderly in enumerate(are_orderly) if not is_orderly],
+            not_stopped=[replica.number for replica in stage.replicas if replica.was_forced],
             began=began,
             healed=healed,
             jobs_read=jobs_read,
