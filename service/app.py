@@ -376,12 +376,12 @@ class _Service:
         reconciler = Reconciler(
             self._stores.agents,
             self._jobs,
+            self._stores.stored_jobs,
             self._telemetry,
             self._health,
             self._clock,
             policy=schedule_policy(self._settings),
             resync_interval=self._settings.scheduler_resync_interval,
-            left_behind=await self._stores.stored_jobs.load(),
         )
         self._reconciler = reconciler
         async with (

@@ -1,10 +1,12 @@
 """A slot together with its document as it is now: looked at, then claimed or recorded."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import monotonic
 
+from service.domain.config import instant_from
 from service.domain.councilor import Councilor, SchedulePolicy, parse_councilor
 from service.domain.execution import (
     Attempt,
@@ -78,15 +80,22 @@ class Cases:
         """Tell whether the document wanted no run when the slot came due, as far as is known.
 
         For slots that are settled late: a pause before them and a resumption after them would not
-        be seen in the document as it is now. Raises Unavailable.
+        be seen in the document as it is now. Known are its states at whole seconds: it was off if
+        it was in the second after the slot, or in the one before and not seen on since then.
         """
-        for document in await self._agents.read_as_of(case.fire.key, slot):
-            desired = desired_by(
-                document.key, parse_councilor(document.fields or {}, self._policy), document.damage
-            )
-            if not isinstance(desired, Desired) or desired.state is not JobState.SCHEDULED:
-                return True
-        return False
+        before = slot.replace(microsecond=0)
+        after = before + timedelta(seconds=1)
+        if not _is_seen_on(case.document, before, slot) and await self._is_off_at(case, before):
+            return True
+        return case.now > after and await self._is_off_at(case, after)
+
+    async def _is_off_at(self, case: Case, instant: datetime) -> bool:
+        document = await self._agents.read_as_of(case.fire.key, instant)
+        if document is None:
+            return False
+        reading = parse_councilor(document.fields or {}, self._policy)
+        desired = desired_by(document.key, reading, document.damage)
+        return not isinstance(desired, Desired) or desired.state is not JobState.SCHEDULED
 
     async def claim(
         self, case: Case, slot: datetime, trigger: Trigger, next_slot: datetime | None
@@ -188,6 +197,15 @@ class Cases:
         if first != last:
             raise Unavailable("others have settled some of these slots meanwhile")
         return True
+
+
+def _is_seen_on(document: AgentDocument, since: datetime, until: datetime) -> bool:
+    """Tell whether a verdict of this time says that the document is scheduled."""
+    status = (document.fields or {}).get("councilor_status")
+    if not isinstance(status, Mapping) or status.get("state") != JobState.SCHEDULED:
+        return False
+    observed_at = instant_from(status.get("observed_at"))
+    return observed_at is not None and since <= observed_at <= until
 
 
 def _reason_of(desired: Desired | Absence) -> Reason:

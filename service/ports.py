@@ -82,10 +82,10 @@ class Agents(Protocol):
         They are at least as new as any change that the watch has delivered. Raises Unavailable.
         """
 
-    async def read_as_of(self, key: DocumentKey, instant: datetime) -> Sequence[AgentDocument]:
-        """The document as it was about this instant, within a second: before it, and after it.
+    async def read_as_of(self, key: DocumentKey, instant: datetime) -> AgentDocument | None:
+        """The document as it was at this instant, a whole second; None where nobody remembers.
 
-        Empty where the server does not remember that; it does for some minutes. Raises Unavailable.
+        The server does for some minutes. Raises Unavailable.
         """
 
     async def find(self, agent_ids: Sequence[str] | None) -> Sequence[AgentDocument]:

@@ -2,14 +2,21 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
 from datetime import timedelta
 from time import monotonic
 
 from service.domain.councilor import DocumentKey, SchedulePolicy
-from service.domain.jobs import StoredJob
 from service.health import Health
-from service.ports import Agents, Clock, JobTable, Misconfigured, Unavailable, Watch, WatchLost
+from service.ports import (
+    Agents,
+    Clock,
+    JobTable,
+    Misconfigured,
+    StoredJobs,
+    Unavailable,
+    Watch,
+    WatchLost,
+)
 from service.reconciliation import Reconciliation
 from service.telemetry import Telemetry
 
@@ -27,22 +34,23 @@ class Reconciler:
         self,
         agents: Agents,
         jobs: JobTable,
+        stored_jobs: StoredJobs,
         telemetry: Telemetry,
         health: Health,
         clock: Clock,
         *,
         policy: SchedulePolicy,
         resync_interval: timedelta,
-        left_behind: Mapping[str, StoredJob],
     ) -> None:
         self._agents = agents
         self._jobs = jobs
+        self._stored_jobs = stored_jobs
         self._telemetry = telemetry
         self._health = health
         self._clock = clock
         self._resync_seconds = resync_interval.total_seconds()
         self._reconciliation = Reconciliation(
-            agents, jobs, telemetry, clock, policy=policy, left_behind=left_behind, mark=self._mark
+            agents, jobs, telemetry, clock, policy=policy, mark=self._mark
         )
         self._dirty: dict[DocumentKey, float] = {}
         self._has_dirty = asyncio.Event()
@@ -59,6 +67,8 @@ class Reconciler:
         while True:
             try:
                 async with self._agents.watch() as watch:
+                    if reason != "resync":
+                        await self._learn(is_startup=not self._health.synced)
                     await self._compare_all(watch, reason)
                     pause = _SHORTEST_PAUSE
                     await self._follow(watch)
@@ -77,6 +87,11 @@ class Reconciler:
                 self._lost(reason, str(error))
             await asyncio.sleep(random.uniform(0, pause))  # full jitter: replicas spread out
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _learn(self, *, is_startup: bool) -> None:
+        """What happened while nothing was watched, the stored jobs know: what others have seen."""
+        left_behind = await self._stored_jobs.load()
+        self._reconciliation.begin(left_behind, is_startup=is_startup)
 
     def _lost(self, reason: str, detail: str) -> None:
         self._health.watch_is_lost(detail)

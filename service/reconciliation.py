@@ -16,6 +16,7 @@ from service.domain.planning import (
     Remove,
     contested,
     desired_job,
+    job_left_for,
     past_of,
     plan,
 )
@@ -41,8 +42,7 @@ class _Judged:
 class Reconciliation:
     """Plans and applies, document by document.
 
-    `left_behind` are the jobs of an earlier process, until `everything_was_seen`; `mark` is called
-    with the key of each document that has to be looked at once more.
+    `mark` is called with the key of each document that has to be looked at once more.
     """
 
     def __init__(
@@ -53,7 +53,6 @@ class Reconciliation:
         clock: Clock,
         *,
         policy: SchedulePolicy,
-        left_behind: Mapping[str, StoredJob],
         mark: Callable[[DocumentKey], None],
     ) -> None:
         self._agents = agents
@@ -61,14 +60,22 @@ class Reconciliation:
         self._telemetry = telemetry
         self._clock = clock
         self._policy = policy
-        self._left_behind = left_behind
-        self._are_jobs_lost = not left_behind
+        self._left_behind: Mapping[str, StoredJob] = {}
+        self._are_jobs_lost = False
         self._mark = mark
         self._contenders: defaultdict[str, set[DocumentKey]] = defaultdict(set)
         self._requested: dict[DocumentKey, datetime] = {}
 
+    def begin(self, left_behind: Mapping[str, StoredJob], *, is_startup: bool) -> None:
+        """Take into account what is stored, of an earlier process or of other replicas.
+
+        Until `everything_was_seen`: then each of these jobs is in the table, or gone.
+        """
+        self._left_behind = left_behind
+        self._are_jobs_lost = is_startup and not left_behind
+
     def everything_was_seen(self) -> None:
-        """Forget what an earlier process left: each of its jobs is in the table, or gone."""
+        """Forget what was stored."""
         self._left_behind, self._are_jobs_lost = {}, False
 
     async def reconcile(self, documents: Sequence[AgentDocument]) -> None:
@@ -135,10 +142,11 @@ class Reconciliation:
 
     def _past(self, document: AgentDocument, desired: Desired, current: Job | None) -> Past:
         status = document.fields.get("councilor_status") if document.fields is not None else None
-        stored = self._left_behind.get(desired.agent_id or "")
+        left_behind = self._left_behind.get(desired.agent_id or "")
+        own = stored_of(current) if current is not None else None
         return past_of(
             status,
-            stored_of(current) if current is not None else stored,
+            job_left_for(desired, own, left_behind),
             desired,
             are_jobs_lost=self._are_jobs_lost,
         )

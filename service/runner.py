@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from time import monotonic
@@ -171,7 +171,7 @@ class Runner:
         try:
             claim = await claiming()
             if claim is Claim.WON:
-                await self._run_claimed(execution, key, order, claimed)
+                await self._run_claimed(self._begun(execution), key, order, claimed)
             else:
                 claimed.set_result(claim)
         except Exception as error:
@@ -229,6 +229,13 @@ class Runner:
         took = monotonic() - looked_at
         if took > _PROMPT_SECONDS:
             raise Unavailable(f"the claim was acknowledged {took:.1f} s after the look")
+
+    def _begun(self, execution: Execution) -> Execution:
+        """The execution with its true start, once its claim is acknowledged."""
+        now = self._clock()
+        *earlier, _ = execution.attempts
+        begun = replace(execution, attempts=(*earlier, Attempt(now, None)))
+        return begun if earlier else replace(begun, started_at=now)
 
     async def _run_claimed(
         self,

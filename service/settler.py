@@ -25,7 +25,7 @@ from service.standby import Standby
 
 log = structlog.get_logger()
 
-_REMEMBERED_FROM = timedelta(seconds=1)
+_REMEMBERED_FROM = timedelta(milliseconds=100)
 """A slot that is settled later than this is held against what the document said when it came."""
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
+from service.domain.catch_up import PUNCTUAL
 from service.domain.execution import Fire
 from service.ports import Clock, Ledger
 
@@ -26,14 +27,14 @@ class Standby:
     async def turn(self, agent_id: str, slot: datetime) -> bool:
         """Wait until it is this replica's turn; tells whether others had theirs before.
 
-        A slot that is overdue already is waited for from now.
+        After an outage, when slots are long overdue, turns are counted from now.
         """
         rank = self._rank(agent_id)
         if rank == 0:
             return False
         now = self._clock()
-        since = slot if now - slot < _HEAD_START else now
-        await asyncio.sleep((since + rank * _HEAD_START - now).total_seconds())
+        since = slot if now - slot < PUNCTUAL else now
+        await asyncio.sleep(max(0.0, (since + rank * _HEAD_START - now).total_seconds()))
         return True
 
     async def is_taken(self, fire: Fire) -> bool:

@@ -119,13 +119,13 @@ class FakeAgents:
         self.reads.extend(keys)
         return [self._read(key) for key in keys]
 
-    async def read_as_of(self, key: DocumentKey, instant: datetime) -> Sequence[AgentDocument]:
+    async def read_as_of(self, key: DocumentKey, instant: datetime) -> AgentDocument | None:
         self.outage.check()
         past = [(at, fields) for at, fields in self.history.get(key, ()) if at <= instant]
         if not past:
-            return []
+            return None
         fields = max(past, key=lambda entry: entry[0])[1]
-        return [AgentDocument(key, None if fields is None else deepcopy(dict(fields)))]
+        return AgentDocument(key, None if fields is None else deepcopy(dict(fields)))
 
     async def find(self, agent_ids: Sequence[str] | None) -> Sequence[AgentDocument]:
         self.outage.check()

@@ -141,6 +141,19 @@ def past_of(
     return Past(accepted_at, oldest_open, skipped_slot, settled_before, is_new_spec)
 
 
+def job_left_for(
+    desired: Desired, current: StoredJob | None, left_behind: StoredJob | None
+) -> StoredJob | None:
+    """The job that tells of the slots of the present spec: our own, or what somebody has stored.
+
+    Others know more than a replica that has not seen how the document came to be as it is.
+    """
+    if current is None or left_behind is None or left_behind.spec_hash != desired.spec_hash:
+        return current or left_behind
+    knows = current.spec_hash == desired.spec_hash and current.next_run_at is not None
+    return current if knows or left_behind.next_run_at is None else left_behind
+
+
 def plan(
     desired: Desired | Absence, current: Job | None, past: Past, now: datetime
 ) -> tuple[Action, ...]:
@@ -207,10 +220,9 @@ def skipped_slot_of(
 def _next_run_at(
     timetable: Timetable, job: Job, current: Job | None, past: Past, now: datetime
 ) -> datetime:
-    if current is not None:
-        if current.timetable == timetable and current.next_run_at is not None:
-            return current.next_run_at  # includes a slot that is due and not settled yet
-    elif past.oldest_open is not None and past.oldest_open <= now:
+    if current is not None and current.timetable == timetable and current.next_run_at is not None:
+        return current.next_run_at  # includes a slot that is due and not settled yet
+    if past.oldest_open is not None and past.oldest_open <= now:
         return timetable.next_slot(past.oldest_open - _TICK)  # may be over: an outage
     return timetable.next_slot(now)
 

@@ -54,6 +54,8 @@ class TestConductor:
         match str(body.get("prompt", body.get("user_input"))).split()[0]:
             case "wait":
                 await self.released.wait()
+            case "hang":
+                await asyncio.Event().wait()
             case "html":
                 return web.Response(text="<h1>Bad gateway</h1>", content_type="text/html")
             case "500":

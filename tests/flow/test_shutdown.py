@@ -1,6 +1,7 @@
 """SIGTERM: nothing new starts, what runs may end, the rest is recorded as interrupted."""
 
 import signal
+from collections import Counter
 
 import pytest
 
@@ -76,3 +77,31 @@ async def test_slots_that_come_due_while_draining_are_left_to_the_next_start(
     await eventually(lambda: completed(db, "scout"))
     rows = await rows_of(db, "scout")
     assert any(row["reason"] == "outage" for row in rows[before:])
+
+
+async def test_of_fifty_runs_those_that_end_in_time_are_kept_and_the_rest_interrupted(
+    launch: Launch, db: Database, conductor: TestConductor
+) -> None:
+    agents = [
+        {
+            "agent_id": f"{prompt}-{n}",
+            "is_councilor": True,
+            "councilor_config": config("1h", prompt),
+        }
+        for n in range(25)
+        for prompt in ("wait", "hang")
+    ]
+    await db["agents"].insert_many(agents)
+    replica = await launch(CONDUCTOR_API_URL=conductor.url, SCHEDULER_DRAIN_TIMEOUT="2s")
+    await replica.saw("resync_finished")
+    await db["agents"].update_many({}, {"$currentDate": {"councilor_run_requested_at": True}})
+    await replica.saw("run_started", count=50)
+    replica.process.send_signal(signal.SIGTERM)
+    await replica.saw("drain_started")
+    conductor.released.set()
+    assert await replica.ended() == 0
+    rows = [row async for row in db["councilor_executions"].find()]
+    endings = Counter((row["councilor_id"].split("-")[0], row["reason"]) for row in rows)
+    assert endings == {("wait", None): 25, ("hang", "interrupted"): 25}
+    counted = await db["agents"].count_documents({"stats.total_executions": 1})
+    assert counted == 50

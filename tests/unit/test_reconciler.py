@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Never
 
 import pytest
@@ -12,13 +12,14 @@ from structlog.testing import capture_logs
 from service.adapters.mongo.keys import key_of
 from service.domain.councilor import SchedulePolicy
 from service.domain.execution import Trigger
-from service.domain.jobs import AgentDocument, JobState, StoredJob
+from service.domain.jobs import AgentDocument, Desired, JobState, StoredJob
+from service.domain.planning import desired_job
 from service.health import Health
 from service.ports import Misconfigured
 from service.reconciler import Reconciler
 from service.telemetry import Telemetry
 from tests.contract.test_agents import councilor
-from tests.fakes import NOON, FakeAgents, FakeClock, FakeJobTable
+from tests.fakes import NOON, FakeAgents, FakeClock, FakeJobTable, FakeStoredJobs
 from tests.steps import eventually, going, turned, turned_until
 
 HALF_HOUR = timedelta(minutes=30)
@@ -32,7 +33,7 @@ class Side:
     jobs: FakeJobTable = field(default_factory=FakeJobTable)
     health: Health = field(default_factory=Health)
     telemetry: Telemetry = field(default_factory=Telemetry)
-    left_behind: dict[str, StoredJob] = field(default_factory=dict)
+    stored: FakeStoredJobs = field(default_factory=FakeStoredJobs)
 
     def __post_init__(self) -> None:
         self.agents = FakeAgents(self.clock)
@@ -41,12 +42,12 @@ class Side:
         return Reconciler(
             self.agents,
             self.jobs,
+            self.stored,
             self.telemetry,
             self.health,
             self.clock,
             policy=SchedulePolicy(),
             resync_interval=timedelta(hours=1),
-            left_behind=self.left_behind,
         )
 
     @asynccontextmanager
@@ -191,10 +192,40 @@ async def test_missed_slots_come_back_from_the_stored_job() -> None:
         spec_hash = side.jobs.jobs["scout"].spec_hash
     again = Side()
     missed = NOON - 2 * HALF_HOUR
-    again.left_behind["scout"] = StoredJob("scout", spec_hash, "scheduled", accepted_at, missed)
+    again.stored.jobs["scout"] = StoredJob("scout", spec_hash, "scheduled", accepted_at, missed)
     again.agents.change(1, councilor(councilor_status={**status, "spec_hash": spec_hash}))
     async with again.running():
         assert again.jobs.jobs["scout"].next_run_at == missed
+
+
+@pytest.mark.parametrize(
+    ("value", "enabled"),
+    [pytest.param("20m", True, id="another schedule"), pytest.param("30m", False, id="paused")],
+)
+async def test_slots_that_came_while_nothing_was_watched_are_known_from_the_others(
+    value: str, enabled: bool
+) -> None:
+    """Somebody else saw the change, took the job, and died before its slot."""
+    side, accepted_at = Side(), NOON - 2 * HALF_HOUR
+    blind = councilor(value=value)
+    blind["councilor_config"]["schedule"]["enabled"] = enabled
+    side.agents.change(1, blind)
+    async with side.running():
+        now = councilor()
+        (desired,) = [desired_job(AgentDocument(key_of(1), now), SchedulePolicy())]
+        assert isinstance(desired, Desired)
+        status = {"state": "scheduled", "spec_hash": desired.spec_hash, "accepted_at": accepted_at}
+        side.agents.collection[key_of(1)] = {"_id": 1, **now, "councilor_status": status}
+        missed = NOON - HALF_HOUR
+        side.stored.jobs["scout"] = StoredJob(
+            "scout", desired.spec_hash, "scheduled", accepted_at, missed
+        )
+        side.agents.lose_watch("136")
+        await eventually(lambda: is_due(side, missed))
+
+
+async def is_due(side: Side, slot: datetime) -> bool:
+    return bool(side.jobs.jobs["scout"].next_run_at == slot)
 
 
 async def test_a_status_that_was_wiped_gets_its_acceptance_back() -> None:

@@ -33,7 +33,8 @@ async def test_who_goes_first_does_not_ask() -> None:
         pytest.param(1, NOON, 1.0, id="second"),
         pytest.param(2, NOON, 2.0, id="third"),
         pytest.param(1, NOON + 0.4 * SECOND, 0.6, id="counted from the slot"),
-        pytest.param(1, NOON + 5 * SECOND, 1.0, id="counted from now where it is overdue"),
+        pytest.param(1, NOON + 5 * SECOND, 0.0, id="which is over"),
+        pytest.param(1, NOON + 15 * SECOND, 1.0, id="counted from now after an outage"),
     ],
 )
 async def test_each_that_goes_first_has_a_second(

@@ -102,14 +102,9 @@ class MongoAgents:
                     found[document.key] = document
         return [found.get(key, AgentDocument(key, None)) for key in keys]
 
-    async def read_as_of(self, key: DocumentKey, instant: datetime) -> Sequence[AgentDocument]:
-        # Cluster times count seconds, and writes within one: the state before the first write of
-        # this second, and that after its last.
-        second = int(instant.timestamp())
-        found = [await self._read_at(key, Timestamp(at, 0)) for at in (second, second + 1)]
-        return [document for document in found if document is not None]
-
-    async def _read_at(self, key: DocumentKey, at: Timestamp) -> AgentDocument | None:
+    async def read_as_of(self, key: DocumentKey, instant: datetime) -> AgentDocument | None:
+        # Cluster times count seconds, and the writes within one: this is before the first of them.
+        at = Timestamp(int(instant.timestamp()), 0)
         try:
             reply = await self._documents.database.command(
                 "find",

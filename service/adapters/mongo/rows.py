@@ -74,11 +74,13 @@ def final_row(not_run: NotRun) -> dict[str, Any]:
 
 
 def end_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:
-    """What closes a running row."""
+    """What closes a running row. Its start was a guess until the claim was acknowledged."""
     end = {
         "status": outcome.status.value,
         "severity": outcome.severity.value,
         "reason": outcome.reason.value if outcome.reason is not None else None,
+        "started_at": execution.started_at,
+        "lateness_ms": execution.lateness_ms,
         "completed_at": outcome.completed_at,
         "duration_ms": milliseconds(outcome.completed_at - execution.started_at),
         "output": outcome.output,
