@@ -22,9 +22,12 @@ from service.domain.execution import (
 )
 from service.domain.jobs import Absence, AgentDocument, Desired, JobState
 from service.domain.planning import desired_by
-from service.ports import Agents, Clock, Ledger, Unavailable
+from service.domain.schedule import Timetable
+from service.ports import Agents, Clock, Ledger
 from service.runner import Runner
 from service.telemetry import Telemetry
+
+_TICK = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,22 +151,59 @@ class Cases:
 
     async def skip(self, case: Case, slot: datetime, reason: Reason) -> bool:
         """Record that this slot does not run; False where it has a row. Raises Refused."""
-        return await self._record(case, slot, Status.SKIPPED, reason, None)
+        return await self._record(case, slot, Status.SKIPPED, reason)
 
     async def skip_by_document(self, case: Case, slot: datetime) -> None:
         """Record that this slot does not run, for what the document says. Raises Refused."""
         await self.skip(case, slot, _reason_of(case.desired))
 
-    async def miss(
-        self, case: Case, slot: datetime, reason: Reason, stretch: Stretch | None = None
-    ) -> None:
-        """Record that this slot, or a stretch that begins with it, was missed. Raises Refused."""
-        await self._record(case, slot, Status.MISSED, reason, stretch)
+    async def miss(self, case: Case, slot: datetime, reason: Reason) -> None:
+        """Record that this slot was missed. Raises Refused."""
+        await self._record(case, slot, Status.MISSED, reason)
 
-    async def _record(
+    async def miss_stretch(
+        self, case: Case, stretch: Stretch, reason: Reason, timetable: Timetable
+    ) -> datetime:
+        """Record that these slots were missed; answers the last for which that holds.
+
+        Slots that somebody else settles at this moment end the stretch. Each looks, after it has
+        written, whether the other is there; the row says that it is provisional until then.
+        Raises Refused.
+        """
+        row = self._not_run(case, stretch.first, Status.MISSED, reason, stretch)
+        if not await self._ledger.record(row):
+            return stretch.first
+        self._runner.resolved(row.execution_id)
+        if stretch.count > 1:
+            stretch = await self._without_others(row, stretch, timetable)
+            row = replace(row, stretch=stretch)
+            await self._ledger.confirm(row)
+        self._telemetry.not_run(row)
+        return stretch.last
+
+    async def _without_others(self, row: NotRun, stretch: Stretch, timetable: Timetable) -> Stretch:
+        """The beginning of a stretch, up to the first slot that another row stands for."""
+        taken = await self._ledger.taken(row.agent_id, stretch.first)
+        others = [slots.first for slots in taken if stretch.first < slots.first <= stretch.last]
+        if not others:
+            return stretch
+        last = timetable.latest_slot(others[0] - _TICK) or stretch.first
+        return Stretch(stretch.first, last, timetable.count(stretch.first, last))
+
+    async def _record(self, case: Case, slot: datetime, status: Status, reason: Reason) -> bool:
+        row = self._not_run(case, slot, status, reason, None)
+        if row.execution_id in self._runner.executions:
+            return False  # it runs here
+        is_recorded = await self._ledger.record(row)
+        self._runner.resolved(row.execution_id)
+        if is_recorded:
+            self._telemetry.not_run(row)
+        return is_recorded
+
+    def _not_run(
         self, case: Case, slot: datetime, status: Status, reason: Reason, stretch: Stretch | None
-    ) -> bool:
-        not_run = NotRun(
+    ) -> NotRun:
+        row = NotRun(
             agent_id=case.fire.agent_id,
             scheduled_for=slot,
             trigger=case.fire.trigger,
@@ -174,29 +214,7 @@ class Cases:
             at=case.now,
             stretch=stretch,
         )
-        if not await self._ledger.record(not_run) or await self._is_taken_back(not_run):
-            return False
-        self._telemetry.not_run(not_run)
-        return True
-
-    async def _is_taken_back(self, not_run: NotRun) -> bool:
-        """Take the row back where another stands for one of its slots.
-
-        Each looks after it has written, so of two that write at the same time one sees the other,
-        or both do. A stretch is then decided on once more: Unavailable.
-        """
-        if not_run.trigger is Trigger.MANUAL:
-            return False
-        first = last = not_run.scheduled_for
-        if not_run.stretch is not None:
-            last = not_run.stretch.last
-        taken = await self._ledger.taken(not_run.agent_id, first)
-        if not any(start <= last and end >= first and start != first for start, end in taken):
-            return False
-        await self._ledger.take_back(not_run)
-        if first != last:
-            raise Unavailable("others have settled some of these slots meanwhile")
-        return True
+        return replace(row, nonce=self._nonce(row.execution_id))
 
 
 def _is_seen_on(document: AgentDocument, since: datetime, until: datetime) -> bool:

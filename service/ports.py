@@ -170,6 +170,16 @@ class LedgerRow:
     fields: Mapping[str, object]
 
 
+@dataclass(frozen=True, slots=True)
+class TakenSlots:
+    """What one row stands for: a slot, or a stretch of them."""
+
+    first: datetime
+    last: datetime
+    is_provisional: bool = False
+    """Whoever has written it may still give up the end of it."""
+
+
 class Ledger(Protocol):
     """The collection `councilor_executions`: one row a slot."""
 
@@ -193,7 +203,7 @@ class Ledger(Protocol):
         """
 
     async def withdraw(self, execution: Execution) -> None:
-        """Take back a claim of ours that may be there and from which nothing was started.
+        """Take back a claim of ours from which nothing was started: its slot has another row.
 
         Raises Unavailable.
         """
@@ -201,11 +211,13 @@ class Ledger(Protocol):
     async def record(self, not_run: NotRun) -> bool:
         """Insert a row that never ran; False where the slot has one.
 
-        Raises Unavailable, Refused.
+        A claim with the `nonce` of `not_run`, of which nobody knew whether it had arrived, becomes
+        that row. One that stands for a stretch is provisional until `confirm`. Raises Unavailable,
+        Refused.
         """
 
-    async def take_back(self, not_run: NotRun) -> None:
-        """Remove a row that was recorded by the same replica. Raises Unavailable."""
+    async def confirm(self, not_run: NotRun) -> None:
+        """Make a provisional row final, with its stretch as it is now. Raises Unavailable."""
 
     async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
         """End a running row, then count it in the agent's statistics.
@@ -229,10 +241,11 @@ class Ledger(Protocol):
     async def running_owner(self, agent_id: str) -> str | None:
         """Who runs this agent just now, if anybody does. Raises Unavailable."""
 
-    async def taken(self, agent_id: str, since: datetime) -> Sequence[tuple[datetime, datetime]]:
-        """First and last slot of each row from `since` on, in order: what needs no row any more.
+    async def taken(self, agent_id: str, since: datetime) -> Sequence[TakenSlots]:
+        """The slots from `since` on that need no row any more, in order, by rows.
 
-        At most a thousand, the earliest. Runs that were asked for are no slots. Raises Unavailable.
+        At most a thousand rows, the earliest. Runs that were asked for are no slots. Raises
+        Unavailable.
         """
 
     async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:

@@ -64,8 +64,8 @@ class Requests:
 
     async def _is_answered(self, fire: Fire, *, is_stale: bool) -> bool:
         """False where the run has to wait for the end of another."""
-        await self._runner.withdraw_doubtful(fire.agent_id)
-        if await self._standby.is_taken(fire):
+        is_ours = self._runner.is_doubtful(fire.execution_id)
+        if not is_ours and await self._standby.is_taken(fire):
             return True
         await self._breaker.let_through()
         await self._runner.take_place()

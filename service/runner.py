@@ -1,7 +1,6 @@
 """One run from its claim to its closed ledger row: claim, call Conductor, judge, record."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -78,7 +77,7 @@ class Runner:
         self._places = asyncio.Semaphore(policy.max_concurrent)
         self._tasks: set[asyncio.Task[None]] = set()
         self._going: dict[str, asyncio.Task[None]] = {}
-        self._doubtful: defaultdict[str, dict[str, Execution]] = defaultdict(dict)
+        self._doubtful: set[str] = set()
         self._draining = False
         self.executions: set[str] = set()
         """The executions that this process is at, from before their claim to their record."""
@@ -110,7 +109,7 @@ class Runner:
         `looked_at` is when the document was read, by the monotonic clock. With `orphan`, the claim
         is that run's row, taken over from a dead replica. Answers when the claim is decided, while
         the run goes on; a caller that is cancelled takes nothing back. Raises Unavailable where
-        that is not known (`withdraw_doubtful` before the next look), where nothing may be started,
+        that is not known (then it `is_doubtful`, until it is claimed again), where nothing may start,
         and while draining; Misconfigured, Refused.
         """
         if execution.execution_id in self.executions:
@@ -125,14 +124,13 @@ class Runner:
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(claimed)
 
-    async def withdraw_doubtful(self, agent_id: str) -> None:
-        """Take back the claims of this agent whose answer was lost. Raises Unavailable."""
-        for execution in list(self._doubtful[agent_id].values()):
-            await self._ledger.withdraw(execution)
-            # A slot and a request of one agent may both be at this.
-            self._doubtful[agent_id].pop(execution.execution_id, None)
-        if not self._doubtful[agent_id]:
-            del self._doubtful[agent_id]
+    def is_doubtful(self, execution_id: str) -> bool:
+        """Tell whether a row of this may be a claim of ours from which nothing was started."""
+        return execution_id in self._doubtful
+
+    def resolved(self, execution_id: str) -> None:
+        """Say that what became of a doubtful claim is on record."""
+        self._doubtful.discard(execution_id)
 
     async def end_of_run(self, agent_id: str) -> bool:
         """Wait for the end of this agent's run; False where none of it goes on in this replica."""
@@ -200,8 +198,11 @@ class Runner:
                 await self._require_uncovered(execution, order)
                 self._require_prompt(looked_at)
         except PASSING:
-            self._doubtful[execution.agent_id][execution.execution_id] = execution
+            # The row stays, if it is there: others may have seen it, and gone on. Claimed again,
+            # it is known by its nonce.
+            self._doubtful.add(execution.execution_id)
             raise
+        self.resolved(execution.execution_id)
         return claim
 
     async def _require_uncovered(self, execution: Execution, order: Order) -> None:
@@ -216,7 +217,11 @@ class Runner:
             return
         slot = execution.scheduled_for
         taken = await self._ledger.taken(execution.agent_id, slot)
-        if any(first < slot <= last for first, last in taken):
+        covering = [slots for slots in taken if slots.first < slot <= slots.last]
+        if any(slots.is_provisional for slots in covering):
+            raise Unavailable("others record a stretch of slots, this one among them")
+        if covering:
+            await self._ledger.withdraw(execution)
             raise Unavailable("others have recorded this slot as missed meanwhile")
 
     def _require_prompt(self, looked_at: float) -> None:

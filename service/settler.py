@@ -16,9 +16,10 @@ from service.domain.config import CatchUp, Overlap
 from service.domain.execution import Claim, Fire, Reason, Trigger
 from service.domain.jobs import Desired, JobSpec, JobState, Past, stored_of
 from service.domain.planning import past_of
+from service.domain.schedule import Timetable
 from service.pace import Pace
 from service.patience import Patience
-from service.ports import Agents, Clock, JobTable, Ledger, Refused
+from service.ports import Agents, Clock, JobTable, Ledger, Refused, Unavailable
 from service.requests import Requests
 from service.runner import Runner, cancelled
 from service.standby import Standby
@@ -134,7 +135,8 @@ class Settler:
         self, fire: Fire, queued: datetime | None, *, stands_by: bool
     ) -> datetime | None:
         """Settle what was missed, and the next start; answers the slot that has to wait instead."""
-        if stands_by and await self._standby.is_taken(fire):
+        is_ours = self._runner.is_doubtful(fire.execution_id)
+        if stands_by and not is_ours and await self._standby.is_taken(fire):
             self._jobs.settle(fire.agent_id, fire.due_at)
             return None
         await self._wait_for_others(fire)
@@ -179,7 +181,6 @@ class Settler:
         await self._runner.take_place()
         start = None
         try:
-            await self._runner.withdraw_doubtful(fire.agent_id)
             case = await self._cases.look(fire)
             start = await self._next_start(case, queued, held, has_turn=has_turn)
         finally:
@@ -214,13 +215,15 @@ class Settler:
                 await self._cases.skip(case, queued, Reason.OVERLAP)
             self._jobs.settle(fire.agent_id, queued or fire.due_at)
             return None
-        start = self._start(case, desired.spec, past, slots)
+        assert past.accepted_at is not None  # else there are no slots
+        timetable = desired.spec.timetable(past.accepted_at)
+        start = self._start(case, desired.spec, timetable, slots)
         if start is not None and queued is None and _is_undecided(desired.spec, past):
-            await self._record_missed(case, slots, held)
+            await self._record_missed(case, timetable, slots, held)
             await self._leave_out(case, start.slot)
             return None
         if start is None or start.trigger is not Trigger.CATCH_UP or has_turn:
-            await self._record_not_run(case, slots, held)
+            await self._record_not_run(case, timetable, slots, held)
         if start is not None and case.now - start.slot > _REMEMBERED_FROM:
             return await self._unless_off(case, start)
         return start
@@ -233,11 +236,13 @@ class Settler:
         self._jobs.settle(case.fire.agent_id, start.slot)
         return None
 
-    def _start(self, case: Case, spec: JobSpec, past: Past, slots: DueSlots) -> _Start | None:
-        if not slots.starts or past.accepted_at is None:
+    def _start(
+        self, case: Case, spec: JobSpec, timetable: Timetable, slots: DueSlots
+    ) -> _Start | None:
+        if not slots.starts:
             return None
         (slot, trigger), *more = slots.starts
-        before = spec.timetable(past.accepted_at).next_slot(case.now)
+        before = timetable.next_slot(case.now)
         return _Start(spec, slot, trigger, slot if more else slots.last, bool(more), before)
 
     async def _due_slots(
@@ -261,11 +266,18 @@ class Settler:
         if slots is None or slots.is_on_time:
             return slots
         # After an outage, or a long sleep: some of these may have their rows already.
-        taken = await self._ledger.taken(case.fire.agent_id, case.fire.due_at)
+        taken = [
+            (slots.first, slots.last)
+            for slots in await self._ledger.taken(case.fire.agent_id, case.fire.due_at)
+            if not self._is_doubtful(case, slots.first)
+        ]
         first, taken_from = first_gap(timetable, case.fire.due_at, taken)
         if first > case.now:
             return DueSlots((), None, slots.last)  # all of them have
         return decide(first, taken_from=taken_from)
+
+    def _is_doubtful(self, case: Case, slot: datetime) -> bool:
+        return self._runner.is_doubtful(replace(case.fire, due_at=slot).execution_id)
 
     def _past(self, case: Case, desired: Desired) -> Past:
         job = self._jobs.of_agent(case.fire.agent_id)
@@ -283,16 +295,22 @@ class Settler:
                 self._jobs.put(replace(job, skipped_slot=slot))
         self._jobs.settle(agent_id, slot)
 
-    async def _record_missed(self, case: Case, slots: DueSlots, held: Reason | None) -> None:
+    async def _record_missed(
+        self, case: Case, timetable: Timetable, slots: DueSlots, held: Reason | None
+    ) -> None:
         if slots.missed is not None:
             is_outage = slots.last < self._serving_since
             reason = Reason.OUTAGE if is_outage else held or Reason.OUTAGE
-            await self._cases.miss(case, slots.missed.first, reason, slots.missed)
-            self._jobs.settle(case.fire.agent_id, slots.missed.last)
+            last = await self._cases.miss_stretch(case, slots.missed, reason, timetable)
+            self._jobs.settle(case.fire.agent_id, last)
+            if last < slots.missed.last:
+                raise Unavailable("others settle some of these slots just now: look again")
 
-    async def _record_not_run(self, case: Case, slots: DueSlots, held: Reason | None) -> None:
+    async def _record_not_run(
+        self, case: Case, timetable: Timetable, slots: DueSlots, held: Reason | None
+    ) -> None:
         agent_id = case.fire.agent_id
-        await self._record_missed(case, slots, held)
+        await self._record_missed(case, timetable, slots, held)
         if slots.skipped is not None:
             await self._cases.skip(case, slots.skipped, Reason.SKIP_NEXT)
         if not slots.starts:

@@ -9,13 +9,13 @@ import os
 import signal
 import socket
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pymongo import AsyncMongoClient
+from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from service.adapters.embedded import find_mongod
@@ -28,6 +28,10 @@ _SMALL = ("--wiredTigerCacheSizeGB=0.25", "--nounixsocket", "--bind_ip=127.0.0.1
 _PARAMETERS = (
     *("--setParameter=enableTestCommands=1", "--setParameter=minOplogTruncationPoints=2"),
     "--setParameter=diagnosticDataCollectionEnabled=false",
+)
+_FAIL_POINTS = (
+    *("failCommand", "failGetMoreAfterCursorCheckout"),
+    *("rsSyncApplyStop", "stopReplProducer"),
 )
 _QUICK_ELECTIONS = {"electionTimeoutMillis": 2_000, "heartbeatIntervalMillis": 500}
 
@@ -50,10 +54,10 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Not by cancelling: asyncio's server reports its cancelled tasks as faults (3.11).
+        for pipe in self._pipes:
+            pipe.abort()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def go_silent(self, client: bytes | None = SERVICE) -> int:
         """Make open connections half-open for ever; answers how many.
@@ -127,7 +131,9 @@ class _Pipe:
     ) -> None:
         while chunk := await source.read(65_536):
             if is_client and not self.said:
-                self.said = chunk  # the first message names the client's `appName`, others may
+                # The first message names the client's `appName`; later ones hold field names such as
+                # `councilor_config`, whoever sends them.
+                self.said = chunk
             if not self.is_silent and (is_client or not self.is_deaf):
                 sink.write(chunk)
                 await sink.drain()
@@ -206,25 +212,42 @@ class Node:
         self, name: str, value: Any = 1, *, seconds: float = 0.5, **more: Any
     ) -> dict[str, Any]:
         """Run a command of the `admin` database, past the proxy. Raises PyMongoError."""
+        return await asyncio.to_thread(self._command, name, value, seconds, more)
+
+    def _command(
+        self, name: str, value: Any, seconds: float, more: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        # In a thread: PyMongo's asynchronous client leaks a socket where it is closed while its
+        # monitor connects (4.20), and leaks are faults here.
         milliseconds = int(seconds * 1_000)
-        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+        client: MongoClient[dict[str, Any]]
+        with MongoClient(
             "127.0.0.1",
             self.port,
             directConnection=True,
             serverSelectionTimeoutMS=milliseconds,
             connectTimeoutMS=milliseconds,
             socketTimeoutMS=milliseconds,
-        )
-        async with client:
-            return await client.admin.command(name, value, **more)
+        ) as client:
+            return client.admin.command(name, value, **more)
 
     async def fail_point(
         self, mode: object, *, name: str = "failCommand", only: bytes | None = SERVICE, **data: Any
-    ) -> None:
-        """Set a fail point; `failCommand` strikes the service's connections only, or all."""
+    ) -> int:
+        """Set a fail point; `failCommand` strikes the service's connections only, or all.
+
+        Answers how often it had struck until now.
+        """
         if name == "failCommand" and only is not None:
             data["appName"] = only.decode()
-        await self.command("configureFailPoint", name, mode=mode, data=data, seconds=5)
+        was = await self.command("configureFailPoint", name, mode=mode, data=data, seconds=5)
+        return int(was["count"])
+
+    async def met_fail_point(self, times: int, name: str = "failCommand") -> None:
+        """Wait until it has struck so often, by the count that `fail_point` answers."""
+        await self.command(
+            "waitForFailPoint", name, timesEntered=times, maxTimeMS=15_000, seconds=20
+        )
 
 
 class ReplicaSet:
@@ -281,7 +304,7 @@ class ReplicaSet:
             if not node.is_running:
                 await node.start()
         for node in self.nodes:
-            for name in ("failCommand", "rsSyncApplyStop", "stopReplProducer"):
+            for name in _FAIL_POINTS:
                 with suppress(PyMongoError):
                     await node.fail_point("off", name=name, only=None)
         await self.primary()

@@ -32,6 +32,7 @@ from service.ports import (
     LedgerRow,
     Refused,
     ServerState,
+    TakenSlots,
     Unavailable,
     WatchLost,
 )
@@ -308,7 +309,11 @@ class FakeLedger:
 
     async def record(self, not_run: NotRun) -> bool:
         self.outage.check()
-        if not_run.execution_id in self.rows:
+        there = self.rows.get(not_run.execution_id)
+        if there is not None and (
+            there["status"] != Status.RUNNING
+            or (there["owner"], there["nonce"]) != (not_run.owner, not_run.nonce)
+        ):
             return False
         row: dict[str, Any] = {
             "execution_id": not_run.execution_id,
@@ -323,7 +328,7 @@ class FakeLedger:
         }
         if (stretch := not_run.stretch) is not None:
             row |= {"slots_missed": stretch.count, "first_slot": stretch.first}
-            row["last_slot"] = stretch.last
+            row |= {"last_slot": stretch.last, "provisional": stretch.count > 1}
         self.rows[not_run.execution_id] = row
         if self.recorded is not None:
             self.recorded()
@@ -364,20 +369,26 @@ class FakeLedger:
         owners = [row["owner"] for row in self._running() if row["councilor_id"] == agent_id]
         return owners[0] if owners else None
 
-    async def taken(self, agent_id: str, since: datetime) -> Sequence[tuple[datetime, datetime]]:
+    async def taken(self, agent_id: str, since: datetime) -> Sequence[TakenSlots]:
         self.outage.check()
         slots = [
-            (row["scheduled_for"], row.get("last_slot") or row["scheduled_for"])
+            TakenSlots(
+                row["scheduled_for"],
+                row.get("last_slot") or row["scheduled_for"],
+                row.get("provisional", False),
+            )
             for row in self.rows.values()
             if row["councilor_id"] == agent_id and row["trigger"] != Trigger.MANUAL
         ]
-        return sorted((first, last) for first, last in slots if last >= since)
+        return sorted((s for s in slots if s.last >= since), key=lambda slots: slots.first)
 
-    async def take_back(self, not_run: NotRun) -> None:
+    async def confirm(self, not_run: NotRun) -> None:
         self.outage.check()
         row = self.rows.get(not_run.execution_id, {})
-        if (row.get("owner"), row.get("status")) == (not_run.owner, not_run.status):
-            del self.rows[not_run.execution_id]
+        if row.get("owner") != not_run.owner or not_run.stretch is None:
+            return
+        if row.pop("provisional", False):
+            row |= {"slots_missed": not_run.stretch.count, "last_slot": not_run.stretch.last}
 
     async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
         self.outage.check()

@@ -135,6 +135,8 @@ class NotRun:
     owner: str
     at: datetime
     stretch: Stretch | None = None
+    nonce: str | None = None
+    """Of the claim of this slot that the same replica may have made."""
 
     @property
     def execution_id(self) -> str:

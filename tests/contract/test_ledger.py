@@ -24,7 +24,7 @@ from service.domain.execution import (
     interrupted,
 )
 from service.domain.severity import Severity
-from service.ports import Ledger, Misconfigured
+from service.ports import Ledger, Misconfigured, TakenSlots
 from tests.fakes import NOON, FakeLedger
 
 MINUTE = timedelta(minutes=1)
@@ -168,7 +168,8 @@ async def test_taken_are_the_slots_that_have_a_row(ledger: Ledger) -> None:
     await ledger.open(run_of(minutes=7))
     await ledger.record(missed(1, 5))
     await ledger.open(run_of("another", minutes=9))
-    stretch, run = (NOON + MINUTE, NOON + 5 * MINUTE), (NOON + 7 * MINUTE, NOON + 7 * MINUTE)
+    stretch = TakenSlots(NOON + MINUTE, NOON + 5 * MINUTE, is_provisional=True)
+    run = TakenSlots(NOON + 7 * MINUTE, NOON + 7 * MINUTE)
     assert await ledger.taken("scout", NOON + 3 * MINUTE) == [stretch, run]
     assert await ledger.taken("scout", NOON + 6 * MINUTE) == [run]
 
@@ -178,12 +179,28 @@ async def test_a_run_that_was_asked_for_takes_no_slot(ledger: Ledger) -> None:
     assert await ledger.taken("scout", NOON) == []
 
 
-async def test_a_row_is_taken_back_by_whoever_recorded_it(ledger: Ledger) -> None:
+async def test_a_stretch_is_provisional_until_it_is_confirmed(ledger: Ledger) -> None:
     await ledger.record(missed(1, 5))
-    await ledger.take_back(replace(missed(1, 5), owner="another"))
-    assert len(await ledger.taken("scout", NOON)) == 1
-    await ledger.take_back(missed(1, 5))
-    assert await ledger.taken("scout", NOON) == []
+    shorter = Stretch(NOON + MINUTE, NOON + 3 * MINUTE, 3)
+    await ledger.confirm(replace(missed(1, 5), stretch=shorter, owner="another"))
+    assert [slots.is_provisional for slots in await ledger.taken("scout", NOON)] == [True]
+    await ledger.confirm(replace(missed(1, 5), stretch=shorter))
+    assert await ledger.taken("scout", NOON) == [TakenSlots(shorter.first, shorter.last)]
+    (row,) = await ledger.history("scout", 10)
+    assert (row.fields["slots_missed"], "provisional" in row.fields) == (3, False)
+
+
+async def test_a_claim_that_may_have_arrived_becomes_the_row_that_is_recorded(
+    ledger: Ledger,
+) -> None:
+    await ledger.open(run_of(nonce="ours"))
+    not_run = replace(missed(0, 0), stretch=None, owner="replica-1")
+    assert not await ledger.record(replace(not_run, nonce="another's"))
+    assert await ledger.record(replace(not_run, nonce="ours"))
+    (row,) = await ledger.history("scout", 10)
+    assert (row.fields["status"], row.fields["reason"]) == (Status.MISSED, Reason.OUTAGE)
+    assert await ledger.running_of("replica-1") == []
+    assert not await ledger.record(replace(not_run, nonce="ours"))
 
 
 async def test_calls_are_on_record_while_a_run_goes_on(ledger: Ledger) -> None:

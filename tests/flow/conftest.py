@@ -56,6 +56,8 @@ class TestConductor:
                 await self.released.wait()
             case "hang":
                 await asyncio.Event().wait()
+            case "slow":
+                await asyncio.sleep(0.7)  # what a run takes, not a wait for anything
             case "html":
                 return web.Response(text="<h1>Bad gateway</h1>", content_type="text/html")
             case "500":

@@ -20,6 +20,8 @@ from service.adapters.mongo.rows import (
     is_ours,
     running_row,
     shown,
+    stretch_of,
+    taken_by,
 )
 from service.adapters.mongo.stats import CountedRun, counted
 from service.domain.councilor import DocumentKey
@@ -34,7 +36,7 @@ from service.domain.execution import (
     Trigger,
 )
 from service.domain.severity import Severity
-from service.ports import LedgerRow, Misconfigured, Refused, Unavailable
+from service.ports import LedgerRow, Misconfigured, Refused, TakenSlots, Unavailable
 
 log = structlog.get_logger()
 
@@ -183,19 +185,29 @@ class MongoLedger:
             await self._rows.delete_one(_running(execution))
 
     async def record(self, not_run: NotRun) -> bool:
+        row = final_row(not_run)
         with translated():
             try:
-                await self._rows.insert_one(final_row(not_run))
+                await self._rows.insert_one(row)
             except DuplicateKeyError as error:
+                if not_run.nonce is not None:
+                    ours = {"_id": row.pop("_id"), "nonce": not_run.nonce, "owner": not_run.owner}
+                    claimed = {**ours, "status": Status.RUNNING.value}
+                    turned = await self._rows.update_one(claimed, {"$set": row})
+                    if turned.matched_count == 1:
+                        return True
                 if await self._row_of(not_run.execution_id) is None:
                     raise Unavailable(_NOT_COMMON_YET) from error
                 return False
         return True
 
-    async def take_back(self, not_run: NotRun) -> None:
+    async def confirm(self, not_run: NotRun) -> None:
         row = {"execution_id": not_run.execution_id, "owner": not_run.owner}
         with translated():
-            await self._rows.delete_one({**row, "status": not_run.status.value})
+            await self._rows.update_one(
+                {**row, "provisional": True},
+                {"$set": stretch_of(not_run.stretch), "$unset": {"provisional": ""}},
+            )
 
     async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
         end = {**end_of(execution, outcome), "counted": False}
@@ -249,19 +261,16 @@ class MongoLedger:
         owner = row.get("owner") if row is not None else None
         return owner if isinstance(owner, str) else None
 
-    async def taken(self, agent_id: str, since: datetime) -> Sequence[tuple[datetime, datetime]]:
+    async def taken(self, agent_id: str, since: datetime) -> Sequence[TakenSlots]:
         wanted = {
             "councilor_id": agent_id,
             "trigger": {"$ne": Trigger.MANUAL.value},
             "$or": [{"scheduled_for": {"$gte": since}}, {"last_slot": {"$gte": since}}],
         }
         with translated():
-            rows = self._rows.find(wanted, {"scheduled_for": 1, "last_slot": 1})
+            rows = self._rows.find(wanted, {"scheduled_for": 1, "last_slot": 1, "provisional": 1})
             earliest = rows.sort("scheduled_for", ASCENDING).limit(_MOST_TAKEN)
-            return [
-                (row["scheduled_for"], row.get("last_slot") or row["scheduled_for"])
-                async for row in earliest
-            ]
+            return [taken_by(row) async for row in earliest]
 
     async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
         wanted = {"execution_id": {"$in": list(execution_ids)}}

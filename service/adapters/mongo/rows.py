@@ -10,11 +10,12 @@ from service.domain.execution import (
     NotRun,
     Outcome,
     Status,
+    Stretch,
     Trigger,
     milliseconds,
 )
 from service.domain.severity import Severity
-from service.ports import LedgerRow
+from service.ports import LedgerRow, TakenSlots
 
 
 def running_row(execution: Execution) -> dict[str, Any]:
@@ -64,13 +65,26 @@ def final_row(not_run: NotRun) -> dict[str, Any]:
         "spec_hash": not_run.spec_hash,
         "owner": not_run.owner,
     }
-    if (stretch := not_run.stretch) is not None:
-        row |= {
-            "slots_missed": stretch.count,
-            "first_slot": stretch.first,
-            "last_slot": stretch.last,
-        }
-    return row
+    if not_run.stretch is not None and not_run.stretch.count > 1:
+        row["provisional"] = True
+    return row | stretch_of(not_run.stretch)
+
+
+def stretch_of(stretch: Stretch | None) -> dict[str, Any]:
+    """What a row says of the slots that it stands for."""
+    if stretch is None:
+        return {}
+    return {
+        "slots_missed": stretch.count,
+        "first_slot": stretch.first,
+        "last_slot": stretch.last,
+    }
+
+
+def taken_by(row: Mapping[str, Any]) -> TakenSlots:
+    """The slots that a row stands for."""
+    first: datetime = row["scheduled_for"]
+    return TakenSlots(first, row.get("last_slot") or first, bool(row.get("provisional")))
 
 
 def end_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:
@@ -130,6 +144,6 @@ def _attempts_in(said: object) -> Iterator[Attempt]:
 
 def shown(row: Mapping[str, Any]) -> LedgerRow:
     """A row without what is nobody's business."""
-    hidden = ("_id", "nonce", "counted")
+    hidden = ("_id", "nonce", "counted", "provisional")
     fields = {name: value for name, value in row.items() if name not in hidden}
     return LedgerRow(row["councilor_id"], fields)
