@@ -109,8 +109,8 @@ class Runner:
         `looked_at` is when the document was read, by the monotonic clock. With `orphan`, the claim
         is that run's row, taken over from a dead replica. Answers when the claim is decided, while
         the run goes on; a caller that is cancelled takes nothing back. Raises Unavailable where
-        that is not known (then it `is_doubtful`, until it is claimed again), where nothing may start,
-        and while draining; Misconfigured, Refused.
+        that is not known (then it `is_doubtful`, until it is claimed again), where nothing may be
+        started, and while draining; Misconfigured, Refused.
         """
         if execution.execution_id in self.executions:
             self.give_place_back()

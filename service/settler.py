@@ -1,7 +1,7 @@
 """What becomes of a slot that came due: re-read the document, decide, and see to its ledger row."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ from service.breaker import Breaker
 from service.cases import Case, Cases
 from service.domain.catch_up import PUNCTUAL, DueSlots, due_slots, first_gap
 from service.domain.config import CatchUp, Overlap
-from service.domain.execution import Claim, Fire, Reason, Trigger
+from service.domain.execution import Claim, Fire, Reason, Stretch, Trigger
 from service.domain.jobs import Desired, JobSpec, JobState, Past, stored_of
 from service.domain.planning import past_of
 from service.domain.schedule import Timetable
@@ -41,6 +41,14 @@ class _Start:
     has_more: bool
     before: datetime
     """The next slot after now."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """The schedule that a slot came from, and until when it was the agent's, as far as we saw."""
+
+    timetable: Timetable | None
+    until: datetime
 
 
 class Settler:
@@ -110,19 +118,29 @@ class Settler:
     async def _settle_due(self, fire: Fire) -> None:
         """Settle the agent's slots, oldest first, until none is due."""
         queued: datetime | None = None
+        known = self._known(fire)
         while True:
-            queued = await self._settled_or_queued(fire, queued)
+            queued = await self._settled_or_queued(fire, known, queued)
             if queued is not None:
                 await self._runner.wait_for_agent(fire.agent_id)
                 continue
+            await self._retried(fire, partial(self._miss_leftovers, fire, known))
             job = self._jobs.of_agent(fire.agent_id)
             if job is None or job.next_run_at is None or job.next_run_at > self._clock():
                 return
             fire = replace(fire, key=job.key, due_at=job.next_run_at)
+            known = self._known(fire)
 
-    async def _settled_or_queued(self, fire: Fire, queued: datetime | None) -> datetime | None:
+    async def _settled_or_queued(
+        self, fire: Fire, known: _Known, queued: datetime | None
+    ) -> datetime | None:
         stands_by = queued is None and await self._standby.turn(fire.agent_id, fire.due_at)
-        step = partial(self._settle_next, fire, queued, stands_by=stands_by)
+        step = partial(self._settle_next, fire, known, queued, stands_by=stands_by)
+        return await self._retried(fire, step)
+
+    async def _retried(
+        self, fire: Fire, step: Callable[[], Awaitable[datetime | None]]
+    ) -> datetime | None:
         try:
             return await self._patience.retried(step, lambda: self._runner.is_draining)
         except Refused as error:
@@ -131,10 +149,35 @@ class Settler:
             self._jobs.settle(fire.agent_id, fire.due_at)
             return None
 
+    def _known(self, fire: Fire) -> _Known:
+        job = self._jobs.of_agent(fire.agent_id)
+        return _Known(job.timetable if job is not None else None, self._clock())
+
+    async def _miss_leftovers(self, fire: Fire, known: _Known) -> None:
+        """Record the slots that came due behind this one until the document changed, if it did.
+
+        They have waited, for the database say, and now their schedule is gone.
+        """
+        job = self._jobs.of_agent(fire.agent_id)
+        timetable = known.timetable
+        if timetable is None or (job is not None and job.timetable == timetable):
+            return
+        first, last = timetable.next_slot(fire.due_at), timetable.latest_slot(known.until)
+        if last is None or first > last:
+            return
+        case = await self._cases.look(fire)
+        while first <= last:
+            stretch = Stretch(first, last, timetable.count(first, last))
+            until = await self._cases.miss_stretch(case, stretch, Reason.OUTAGE, timetable)
+            first = timetable.next_slot(until)
+
     async def _settle_next(
-        self, fire: Fire, queued: datetime | None, *, stands_by: bool
+        self, fire: Fire, known: _Known, queued: datetime | None, *, stands_by: bool
     ) -> datetime | None:
         """Settle what was missed, and the next start; answers the slot that has to wait instead."""
+        job = self._jobs.of_agent(fire.agent_id)
+        if job is not None and job.timetable == known.timetable:
+            known.until = self._clock()
         is_ours = self._runner.is_doubtful(fire.execution_id)
         if stands_by and not is_ours and await self._standby.is_taken(fire):
             self._jobs.settle(fire.agent_id, fire.due_at)

@@ -131,8 +131,8 @@ class _Pipe:
     ) -> None:
         while chunk := await source.read(65_536):
             if is_client and not self.said:
-                # The first message names the client's `appName`; later ones hold field names such as
-                # `councilor_config`, whoever sends them.
+                # The first message names the client's `appName`; later ones hold field names such
+                # as `councilor_config`, whoever sends them.
                 self.said = chunk
             if not self.is_silent and (is_client or not self.is_deaf):
                 sink.write(chunk)

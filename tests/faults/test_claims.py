@@ -131,5 +131,5 @@ async def test_a_claim_whose_answer_is_lost_starts_one_run(
     called = [call.headers["Idempotency-Key"] for call in conductor.calls]
     assert len(called) == len(set(called))
     assert set(called) <= set(started)
-    # While the first claim is in doubt, the next slot may come due: one of them is skipped, or missed.
+    # While the first claim is in doubt, the next slot may come due: one of them does not run.
     assert {row["reason"] for row in rows} <= {None, "overlap", "outage"}
