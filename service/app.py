@@ -180,13 +180,16 @@ class _Service:
         self._patience = Patience(self._telemetry)
         self._jobs = TimedJobs(self._job_changed, self._clock)
         self._reconciler: Reconciler | None = None
+        self._settler: Settler | None = None
         self._projection = Projection(
             self._stores.stored_jobs, self._jobs, self._telemetry.projection_failed
         )
 
     def _job_changed(self, agent_id: str) -> None:
-        """Pass on what has changed: table, projection and reconciler need each other."""
+        """Pass on what has changed: table, projection, settler and reconciler need each other."""
         self._projection.mark(agent_id)
+        if self._settler is not None:
+            self._settler.job_changed(agent_id)
         if self._reconciler is not None:
             self._reconciler.reconsider(agent_id)
 
@@ -347,7 +350,7 @@ class _Service:
             self._clock,
             kept_for=self._settings.scheduler_execution_ttl,
         )
-        settler = Settler(
+        self._settler = settler = Settler(
             self._stores.agents,
             self._stores.ledger,
             self._jobs,

@@ -1,5 +1,6 @@
 """A slot together with its document as it is now: looked at, then claimed or recorded."""
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from service.runner import Runner
 from service.telemetry import Telemetry
 
 _TICK = timedelta(microseconds=1)
+_LOOKS, _LOOK_AGAIN_SECONDS = 20, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +198,28 @@ class Cases:
             return False  # it runs here
         is_recorded = await self._ledger.record(row)
         self._runner.resolved(row.execution_id)
-        if is_recorded:
-            self._telemetry.not_run(row)
-        return is_recorded
+        if not is_recorded or await self._gave_way(row):
+            return False
+        self._telemetry.not_run(row)
+        return True
+
+    async def _gave_way(self, row: NotRun) -> bool:
+        """Take a row back whose slot is in a stretch that was recorded at the same time.
+
+        A stretch that is provisional ends before the slot, if its writer has seen this row.
+        """
+        if row.trigger is Trigger.MANUAL:
+            return False
+        slot = row.scheduled_for
+        for _ in range(_LOOKS):
+            taken = await self._ledger.taken(row.agent_id, slot)
+            covering = [slots for slots in taken if slots.first < slot <= slots.last]
+            if not any(slots.is_provisional for slots in covering):
+                break
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        if covering:
+            await self._ledger.discard(row)
+        return bool(covering)
 
     def _not_run(
         self, case: Case, slot: datetime, status: Status, reason: Reason, stretch: Stretch | None

@@ -219,6 +219,9 @@ class Ledger(Protocol):
     async def confirm(self, not_run: NotRun) -> None:
         """Make a provisional row final, with its stretch as it is now. Raises Unavailable."""
 
+    async def discard(self, not_run: NotRun) -> None:
+        """Remove a row whose slot is in a stretch of another row. Raises Unavailable."""
+
     async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
         """End a running row, then count it in the agent's statistics.
 

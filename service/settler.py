@@ -45,10 +45,10 @@ class _Start:
 
 @dataclass(slots=True)
 class _Known:
-    """The schedule that a slot came from, and until when it was the agent's, as far as we saw."""
+    """The schedule that a slot came from; and until when it was the agent's, once it is not."""
 
     timetable: Timetable | None
-    until: datetime
+    until: datetime | None = None
 
 
 class Settler:
@@ -87,6 +87,7 @@ class Settler:
         self._catch_up_pace = catch_up_pace or Pace()
         self._serving_since = serving_since
         self._tasks: dict[object, asyncio.Task[None]] = {}
+        self._schedules: dict[str, _Known] = {}
         self._is_stopped = False
         self._failed = failed
 
@@ -105,6 +106,8 @@ class Settler:
     def _settled(self, lane: object, task: asyncio.Task[None]) -> None:
         if self._tasks.get(lane) is task:
             del self._tasks[lane]
+            if isinstance(lane, str):
+                self._schedules.pop(lane, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("settle_failed", exc_info=error)
             self._failed(error)  # a fault of ours: better to start anew than to lose slots
@@ -120,7 +123,7 @@ class Settler:
         queued: datetime | None = None
         known = self._known(fire)
         while True:
-            queued = await self._settled_or_queued(fire, known, queued)
+            queued = await self._settled_or_queued(fire, queued)
             if queued is not None:
                 await self._runner.wait_for_agent(fire.agent_id)
                 continue
@@ -131,11 +134,9 @@ class Settler:
             fire = replace(fire, key=job.key, due_at=job.next_run_at)
             known = self._known(fire)
 
-    async def _settled_or_queued(
-        self, fire: Fire, known: _Known, queued: datetime | None
-    ) -> datetime | None:
+    async def _settled_or_queued(self, fire: Fire, queued: datetime | None) -> datetime | None:
         stands_by = queued is None and await self._standby.turn(fire.agent_id, fire.due_at)
-        step = partial(self._settle_next, fire, known, queued, stands_by=stands_by)
+        step = partial(self._settle_next, fire, queued, stands_by=stands_by)
         return await self._retried(fire, step)
 
     async def _retried(
@@ -151,16 +152,24 @@ class Settler:
 
     def _known(self, fire: Fire) -> _Known:
         job = self._jobs.of_agent(fire.agent_id)
-        return _Known(job.timetable if job is not None else None, self._clock())
+        known = _Known(job.timetable if job is not None else None)
+        self._schedules[fire.agent_id] = known
+        return known
+
+    def job_changed(self, agent_id: str) -> None:
+        """Take note that an agent's job is another, or gone."""
+        known, job = self._schedules.get(agent_id), self._jobs.of_agent(agent_id)
+        if known is not None and known.until is None:
+            is_same = job is not None and job.timetable == known.timetable
+            known.until = None if is_same else self._clock()
 
     async def _miss_leftovers(self, fire: Fire, known: _Known) -> None:
         """Record the slots that came due behind this one until the document changed, if it did.
 
         They have waited, for the database say, and now their schedule is gone.
         """
-        job = self._jobs.of_agent(fire.agent_id)
         timetable = known.timetable
-        if timetable is None or (job is not None and job.timetable == timetable):
+        if timetable is None or known.until is None:
             return
         first, last = timetable.next_slot(fire.due_at), timetable.latest_slot(known.until)
         if last is None or first > last:
@@ -172,12 +181,9 @@ class Settler:
             first = timetable.next_slot(until)
 
     async def _settle_next(
-        self, fire: Fire, known: _Known, queued: datetime | None, *, stands_by: bool
+        self, fire: Fire, queued: datetime | None, *, stands_by: bool
     ) -> datetime | None:
         """Settle what was missed, and the next start; answers the slot that has to wait instead."""
-        job = self._jobs.of_agent(fire.agent_id)
-        if job is not None and job.timetable == known.timetable:
-            known.until = self._clock()
         is_ours = self._runner.is_doubtful(fire.execution_id)
         if stands_by and not is_ours and await self._standby.is_taken(fire):
             self._jobs.settle(fire.agent_id, fire.due_at)

@@ -382,6 +382,12 @@ class FakeLedger:
         ]
         return sorted((s for s in slots if s.last >= since), key=lambda slots: slots.first)
 
+    async def discard(self, not_run: NotRun) -> None:
+        self.outage.check()
+        row = self.rows.get(not_run.execution_id, {})
+        if (row.get("owner"), row.get("status")) == (not_run.owner, not_run.status):
+            del self.rows[not_run.execution_id]
+
     async def confirm(self, not_run: NotRun) -> None:
         self.outage.check()
         row = self.rows.get(not_run.execution_id, {})

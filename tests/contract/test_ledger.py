@@ -190,6 +190,14 @@ async def test_a_stretch_is_provisional_until_it_is_confirmed(ledger: Ledger) ->
     assert (row.fields["slots_missed"], "provisional" in row.fields) == (3, False)
 
 
+async def test_a_row_that_gives_way_is_gone_unless_it_is_anothers(ledger: Ledger) -> None:
+    await ledger.record(missed(1, 1))
+    await ledger.discard(replace(missed(1, 1), owner="another"))
+    assert len(await ledger.taken("scout", NOON)) == 1
+    await ledger.discard(missed(1, 1))
+    assert await ledger.taken("scout", NOON) == []
+
+
 async def test_a_claim_that_may_have_arrived_becomes_the_row_that_is_recorded(
     ledger: Ledger,
 ) -> None:

@@ -35,8 +35,7 @@ async def test_what_came_due_before_a_deletion_has_its_row(
 
     async def is_all_told() -> bool:
         rows = await rows_of(db, "scout")
-        # The service looks each second whether the database is back, and the agent still there.
-        return max(set().union(*map(slots_of, rows))) > deleted - 2 * SECOND
+        return max(set().union(*map(slots_of, rows))) > deleted - SECOND
 
     await eventually(is_removed, saying="the job is gone")
     await eventually(is_all_told, within=5, saying="each slot before the deletion has a row")

@@ -209,6 +209,11 @@ class MongoLedger:
                 {"$set": stretch_of(not_run.stretch), "$unset": {"provisional": ""}},
             )
 
+    async def discard(self, not_run: NotRun) -> None:
+        row = {"execution_id": not_run.execution_id, "owner": not_run.owner}
+        with translated():
+            await self._rows.delete_one({**row, "status": not_run.status.value})
+
     async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
         end = {**end_of(execution, outcome), "counted": False}
         with translated():
