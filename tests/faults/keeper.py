@@ -1,6 +1,7 @@
 """A replica set that outlives the loops of tests: a thread with a loop of its own keeps it."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
+from service.adapters.embedded import EmbeddedUnavailable, find_mongod
 from tests.cluster import Node, ReplicaSet, replica_set
 
 _T = TypeVar("_T")
@@ -83,7 +87,11 @@ class Struck:
 
 @contextmanager
 def kept(folder: Path, members: int, options: Sequence[str] = ()) -> Iterator[Cluster]:
-    """Keep a replica set until the context ends."""
+    """Keep a replica set until the context ends; where there is no mongod, skip and say so."""
+    try:
+        find_mongod(os.environ)
+    except EmbeddedUnavailable as unavailable:
+        pytest.skip(f"needs a mongod that can be killed: {unavailable}")
     is_up, kept_ones, faults = threading.Event(), list[Cluster](), list[BaseException]()
     ends: list[asyncio.Event] = []
 
