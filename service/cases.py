@@ -176,6 +176,8 @@ class Cases:
         if not await self._ledger.record(row):
             return stretch.first
         self._runner.resolved(row.execution_id)
+        if await self._gave_way(row):
+            return stretch.first
         if stretch.count > 1:
             stretch = await self._without_others(row, stretch, timetable)
             row = replace(row, stretch=stretch)

@@ -1,13 +1,18 @@
 """Primaries that step down, die, freeze or are alone: no change is lost, and the gap is bounded."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from time import monotonic
+from uuid import uuid4
 
 import pytest
 
+from service.app import wall_clock
 from tests.faults.keeper import Cluster
 from tests.faults.steps import have_jobs, promote, promote_at, relisted, relists
+from tests.faults.test_double_fire import slots_of
 from tests.flow.conftest import Database, Start
+from tests.steps import eventually
 
 pytestmark = pytest.mark.mongo
 FAIL_OVER_SECONDS = 15.0
@@ -82,3 +87,45 @@ async def test_what_the_majority_does_not_have_yet_is_neither_done_nor_lost(
         await node.fail_point("off", name="rsSyncApplyStop", only=None)
     await have_jobs(db, "known", "held")
     assert await relists(service) == {"startup": 1, "286": 1}
+
+
+async def test_the_first_start_after_an_election_comes_within_two_seconds(
+    cluster: Cluster, start: Start, db: Database
+) -> None:
+    """T7: the slots of the meantime are not lost, and nobody sleeps when there is a primary."""
+    await start()
+    await promote(db, "scout", value="1s")
+    await eventually(lambda: db["councilor_executions"].find_one({"status": "completed"}))
+    await cluster.kill(await cluster.primary())
+    await cluster.primary()
+    elected = wall_clock()
+    row = await eventually(
+        lambda: db["councilor_executions"].find_one(
+            {"status": "completed", "started_at": {"$gt": elected - timedelta(seconds=0.5)}}
+        )
+    )
+    assert row["started_at"] - elected < timedelta(seconds=2)
+    rows = [row async for row in db["councilor_executions"].find().sort("scheduled_for", 1)]
+    covered = set().union(*map(slots_of, rows))
+    first, last = min(covered), max(covered)
+    assert len(covered) == (last - first) / timedelta(seconds=1) + 1
+
+
+async def test_a_majority_that_lags_makes_a_replica_unready_and_says_so(
+    cluster: Cluster, start: Start, db: Database, database: str
+) -> None:
+    """T9: the stream is open and silent, and a primary answers: only the lag tells."""
+    service = await start(scheduler_replica_ttl=timedelta(seconds=3))
+    for node in await cluster.secondaries():
+        await node.fail_point("alwaysOn", name="rsSyncApplyStop", only=None)
+    primary = await cluster.primary()
+
+    async def is_told() -> bool:
+        await promote_at(primary, database, uuid4().hex)
+        status, told = await service.get("/readyz")
+        return status == 503 and bool({"majority", "heartbeat"} & told["failing"].keys())
+
+    await eventually(is_told, within=20, saying="unready")
+    for node in await cluster.secondaries():
+        await node.fail_point("off", name="rsSyncApplyStop", only=None)
+    await eventually(service.is_ready, saying="ready again")
