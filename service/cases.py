@@ -215,8 +215,8 @@ class Cases:
         slot = row.scheduled_for
         for _ in range(_LOOKS):
             taken = await self._ledger.taken(row.agent_id, slot)
-            covering = [slots for slots in taken if slots.first < slot <= slots.last]
-            if not any(slots.is_provisional for slots in covering):
+            covering = [slots for slots in taken if slots.covers(slot)]
+            if all(slots.is_final(self._clock()) for slots in covering):
                 break
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         if covering:

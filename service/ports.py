@@ -170,14 +170,26 @@ class LedgerRow:
     fields: Mapping[str, object]
 
 
+_GIVEN_UP_WITHIN = timedelta(seconds=10)
+
+
 @dataclass(frozen=True, slots=True)
 class TakenSlots:
     """What one row stands for: a slot, or a stretch of them."""
 
     first: datetime
     last: datetime
-    is_provisional: bool = False
-    """Whoever has written it may still give up the end of it."""
+    provisional_since: datetime | None = None
+    """Whoever has written it then may still give up the end of it, unless it has died."""
+
+    def covers(self, slot: datetime) -> bool:
+        """Tell whether another slot's row stands for this one, too."""
+        return self.first < slot <= self.last
+
+    def is_final(self, now: datetime) -> bool:
+        """Tell whether nothing of it is given up any more."""
+        since = self.provisional_since
+        return since is None or now - since > _GIVEN_UP_WITHIN
 
 
 class Ledger(Protocol):

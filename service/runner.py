@@ -217,8 +217,8 @@ class Runner:
             return
         slot = execution.scheduled_for
         taken = await self._ledger.taken(execution.agent_id, slot)
-        covering = [slots for slots in taken if slots.first < slot <= slots.last]
-        if any(slots.is_provisional for slots in covering):
+        covering = [slots for slots in taken if slots.covers(slot)]
+        if not all(slots.is_final(self._clock()) for slots in covering):
             raise Unavailable("others record a stretch of slots, this one among them")
         if covering:
             await self._ledger.withdraw(execution)

@@ -325,6 +325,7 @@ class FakeLedger:
             "reason": not_run.reason,
             "started_at": None,
             "owner": not_run.owner,
+            "at": not_run.at,
         }
         if (stretch := not_run.stretch) is not None:
             row |= {"slots_missed": stretch.count, "first_slot": stretch.first}
@@ -375,7 +376,7 @@ class FakeLedger:
             TakenSlots(
                 row["scheduled_for"],
                 row.get("last_slot") or row["scheduled_for"],
-                row.get("provisional", False),
+                row["at"] if row.get("provisional") else None,
             )
             for row in self.rows.values()
             if row["councilor_id"] == agent_id and row["trigger"] != Trigger.MANUAL

@@ -168,7 +168,7 @@ async def test_taken_are_the_slots_that_have_a_row(ledger: Ledger) -> None:
     await ledger.open(run_of(minutes=7))
     await ledger.record(missed(1, 5))
     await ledger.open(run_of("another", minutes=9))
-    stretch = TakenSlots(NOON + MINUTE, NOON + 5 * MINUTE, is_provisional=True)
+    stretch = TakenSlots(NOON + MINUTE, NOON + 5 * MINUTE, provisional_since=missed(1, 5).at)
     run = TakenSlots(NOON + 7 * MINUTE, NOON + 7 * MINUTE)
     assert await ledger.taken("scout", NOON + 3 * MINUTE) == [stretch, run]
     assert await ledger.taken("scout", NOON + 6 * MINUTE) == [run]
@@ -183,7 +183,8 @@ async def test_a_stretch_is_provisional_until_it_is_confirmed(ledger: Ledger) ->
     await ledger.record(missed(1, 5))
     shorter = Stretch(NOON + MINUTE, NOON + 3 * MINUTE, 3)
     await ledger.confirm(replace(missed(1, 5), stretch=shorter, owner="another"))
-    assert [slots.is_provisional for slots in await ledger.taken("scout", NOON)] == [True]
+    (slots,) = await ledger.taken("scout", NOON)
+    assert slots.provisional_since == missed(1, 5).at
     await ledger.confirm(replace(missed(1, 5), stretch=shorter))
     assert await ledger.taken("scout", NOON) == [TakenSlots(shorter.first, shorter.last)]
     (row,) = await ledger.history("scout", 10)
@@ -375,3 +376,11 @@ async def test_rows_expire_after_the_time_that_was_set_last(client: Client, data
         assert (await rows.index_information())["expiry"]["expireAfterSeconds"] == expected
     await ledger.prepare(keep_for=None)
     assert "expiry" not in await rows.index_information()
+
+
+def test_a_stretch_is_final_when_its_writer_said_so_or_has_died() -> None:
+    stretch = TakenSlots(NOON, NOON + 2 * MINUTE, provisional_since=NOON)
+    assert not stretch.is_final(NOON + timedelta(seconds=10))
+    assert stretch.is_final(NOON + timedelta(seconds=11))
+    assert replace(stretch, provisional_since=None).is_final(NOON)
+    assert [stretch.covers(NOON + n * MINUTE) for n in range(4)] == [False, True, True, False]

@@ -61,6 +61,7 @@ _FOREIGN_END = {
 }
 _NOT_COMMON_YET = "the row is not acknowledged by the majority yet: it may be gone with its primary"
 _MOST_TAKEN = 1_000
+_TAKEN_FIELDS = dict.fromkeys(("scheduled_for", "last_slot", "created_at", "provisional"), 1)
 _STARTED = {"status": {"$in": [Status.RUNNING, Status.COMPLETED, Status.ERROR]}}
 
 INDEXES = (
@@ -273,7 +274,7 @@ class MongoLedger:
             "$or": [{"scheduled_for": {"$gte": since}}, {"last_slot": {"$gte": since}}],
         }
         with translated():
-            rows = self._rows.find(wanted, {"scheduled_for": 1, "last_slot": 1, "provisional": 1})
+            rows = self._rows.find(wanted, _TAKEN_FIELDS)
             earliest = rows.sort("scheduled_for", ASCENDING).limit(_MOST_TAKEN)
             return [taken_by(row) async for row in earliest]
 

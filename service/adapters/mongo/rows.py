@@ -84,7 +84,8 @@ def stretch_of(stretch: Stretch | None) -> dict[str, Any]:
 def taken_by(row: Mapping[str, Any]) -> TakenSlots:
     """The slots that a row stands for."""
     first: datetime = row["scheduled_for"]
-    return TakenSlots(first, row.get("last_slot") or first, bool(row.get("provisional")))
+    since = row.get("created_at") if row.get("provisional") else None
+    return TakenSlots(first, row.get("last_slot") or first, since)
 
 
 def end_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:
