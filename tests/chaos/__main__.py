@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import SystemRandom
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 
 from rich.console import Console
@@ -89,7 +90,8 @@ def _folder(wanted: Path | None, seed: int) -> Iterator[Path]:
             yield Path(folder)
     else:
         folder_of_run = wanted / str(seed)
-        folder_of_run.mkdir(parents=True, exist_ok=True)
+        rmtree(folder_of_run, ignore_errors=True)  # of an earlier run with this seed
+        folder_of_run.mkdir(parents=True)
         yield folder_of_run
 
 
