@@ -27,6 +27,7 @@ from service.breaker import Breaker
 from service.calling import Caller
 from service.cases import Cases
 from service.clock import ComparedClock
+from service.decisions import Decisions
 from service.domain.councilor import SchedulePolicy
 from service.domain.severity import SeverityRule
 from service.health import Health
@@ -350,18 +351,25 @@ class _Service:
             self._clock,
             kept_for=self._settings.scheduler_execution_ttl,
         )
-        self._settler = settler = Settler(
+        decisions = Decisions(
             self._stores.agents,
             self._stores.ledger,
             self._jobs,
             parts.runner,
             parts.cases,
+            serving_since=await self._serving_since(),
+        )
+        self._settler = settler = Settler(
+            self._stores.ledger,
+            self._jobs,
+            parts.runner,
+            parts.cases,
+            decisions,
             requests,
             standby,
             parts.breaker,
             self._patience,
             self._clock,
-            serving_since=await self._serving_since(),
             failed=self._stop.fail,
         )
         try:

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import stamina
 
-from service.ports import Misconfigured, Unavailable
+from service.ports import LookAgain, Misconfigured, Unavailable
 from service.telemetry import Telemetry
 
 _T = TypeVar("_T")
@@ -40,6 +40,8 @@ class Patience:
             with attempt:
                 try:
                     result = await step()
+                except LookAgain:
+                    raise
                 except PASSING as error:
                     self._telemetry.database_failed(error)
                     raise

@@ -29,6 +29,10 @@ class Unavailable(ServiceError):
     """The other side did not answer, or not now: wait, then try again."""
 
 
+class LookAgain(Unavailable):
+    """Nothing is wrong: somebody else is at it, or it took too long to be relied upon."""
+
+
 class WatchLost(ServiceError):
     """The change stream is gone: enter it again and list. `reason` is short, for a metric."""
 

@@ -25,7 +25,7 @@ from service.domain.execution import (
 )
 from service.domain.severity import Severity, SeverityRule, severity_of
 from service.patience import PASSING, Patience
-from service.ports import Answer, Clock, Ledger, Refused, Unavailable
+from service.ports import Answer, Clock, Ledger, LookAgain, Refused
 from service.telemetry import Telemetry
 
 log = structlog.get_logger()
@@ -186,7 +186,7 @@ class Runner:
         self, execution: Execution, order: Order, looked_at: float, orphan: Execution | None
     ) -> Claim:
         if self._draining:
-            raise Unavailable("nothing is started any more")
+            raise LookAgain("nothing is started any more")
         self._require_fit()
         if orphan is not None:
             # In doubt, the row is found again like that of any run that nobody is at.
@@ -219,10 +219,10 @@ class Runner:
         taken = await self._ledger.taken(execution.agent_id, slot)
         covering = [slots for slots in taken if slots.covers(slot)]
         if not all(slots.is_final(self._clock()) for slots in covering):
-            raise Unavailable("others record a stretch of slots, this one among them")
+            raise LookAgain("others record a stretch of slots, this one among them")
         if covering:
             await self._ledger.withdraw(execution)
-            raise Unavailable("others have recorded this slot as missed meanwhile")
+            raise LookAgain("others have recorded this slot as missed meanwhile")
 
     def _require_prompt(self, looked_at: float) -> None:
         """Return where the claim was acknowledged soon, by a clock that nobody sets.
@@ -233,7 +233,7 @@ class Runner:
         self._require_fit()
         took = monotonic() - looked_at
         if took > _PROMPT_SECONDS:
-            raise Unavailable(f"the claim was acknowledged {took:.1f} s after the look")
+            raise LookAgain(f"the claim was acknowledged {took:.1f} s after the look")
 
     def _begun(self, execution: Execution) -> Execution:
         """The execution with its true start, once its claim is acknowledged."""

@@ -1,46 +1,29 @@
-"""What becomes of a slot that came due: re-read the document, decide, and see to its ledger row."""
+"""Sees every slot that comes due through to its row: turns, places, claims, what comes next."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 import structlog
 
 from service.breaker import Breaker
 from service.cases import Case, Cases
-from service.domain.catch_up import PUNCTUAL, DueSlots, due_slots, first_gap
+from service.decisions import Decisions, Start
+from service.domain.catch_up import PUNCTUAL
 from service.domain.config import CatchUp, Overlap
 from service.domain.execution import Claim, Fire, Reason, Stretch, Trigger
-from service.domain.jobs import Desired, JobSpec, JobState, Past, stored_of
-from service.domain.planning import past_of
+from service.domain.jobs import JobSpec
 from service.domain.schedule import Timetable
 from service.pace import Pace
 from service.patience import Patience
-from service.ports import Agents, Clock, JobTable, Ledger, Refused, Unavailable
+from service.ports import Clock, JobTable, Ledger, Refused
 from service.requests import Requests
 from service.runner import Runner, cancelled
 from service.standby import Standby
 
 log = structlog.get_logger()
-
-_REMEMBERED_FROM = timedelta(milliseconds=100)
-"""A slot that is settled later than this is held against what the document said when it came."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """A slot that may start; with its claim, every slot up to `settles` is settled."""
-
-    spec: JobSpec
-    slot: datetime
-    trigger: Trigger
-    settles: datetime
-    has_more: bool
-    before: datetime
-    """The next slot after now."""
 
 
 @dataclass(slots=True)
@@ -52,29 +35,24 @@ class _Known:
 
 
 class Settler:
-    """Sees to it that every slot `fire` is told of ends in one row: a run, or why there is none.
-
-    Slots before `serving_since`, when no replica was there, were missed.
-    """
+    """Sees to it that every slot `fire` is told of ends in one row: a run, or why there is none."""
 
     def __init__(
         self,
-        agents: Agents,
         ledger: Ledger,
         jobs: JobTable,
         runner: Runner,
         cases: Cases,
+        decisions: Decisions,
         requests: Requests,
         standby: Standby,
         breaker: Breaker,
         patience: Patience,
         clock: Clock,
         *,
-        serving_since: datetime,
         failed: Callable[[BaseException], None],
         catch_up_pace: Pace | None = None,
     ) -> None:
-        self._agents = agents
         self._ledger = ledger
         self._jobs = jobs
         self._runner = runner
@@ -85,7 +63,7 @@ class Settler:
         self._clock = clock
         self._requests = requests
         self._catch_up_pace = catch_up_pace or Pace()
-        self._serving_since = serving_since
+        self._decisions = decisions
         self._tasks: dict[object, asyncio.Task[None]] = {}
         self._schedules: dict[str, _Known] = {}
         self._is_stopped = False
@@ -184,11 +162,9 @@ class Settler:
         self, fire: Fire, queued: datetime | None, *, stands_by: bool
     ) -> datetime | None:
         """Settle what was missed, and the next start; answers the slot that has to wait instead."""
-        is_ours = self._runner.is_doubtful(fire.execution_id)
-        if stands_by and not is_ours and await self._standby.is_taken(fire):
+        if await self._is_left_to_others(fire, stands_by=stands_by):
             self._jobs.settle(fire.agent_id, fire.due_at)
             return None
-        await self._wait_for_others(fire)
         held = Reason.CONDUCTOR_UNAVAILABLE if await self._breaker.let_through() else None
         has_turn = False
         while True:
@@ -202,12 +178,23 @@ class Settler:
         claim = await self._cases.claim(case, start.slot, start.trigger, start.before)
         return await self._after(case, start, claim, was_queued=queued is not None)
 
-    async def _wait_for_others(self, fire: Fire) -> None:
-        """Leave slots that have piled up to the replica that runs the agent: one may wait there."""
-        while not self._is_latest(fire):
+    async def _is_left_to_others(self, fire: Fire, *, stands_by: bool) -> bool:
+        """Tell whether another replica took the slot: it went first, or runs the agent.
+
+        Slots that have piled up are left to the replica that does: one of them may wait there.
+        """
+        while True:
+            is_latest = self._is_latest(fire)
+            may_be_taken = stands_by or not is_latest
+            if self._runner.is_doubtful(fire.execution_id):
+                may_be_taken = False  # a row of it may be our own
+            if may_be_taken and await self._standby.is_taken(fire):
+                return True
+            if is_latest:
+                return False
             owner = await self._ledger.running_owner(fire.agent_id)
             if owner is None or owner == self._runner.owner:
-                return
+                return False
             await self._runner.wait_for_agent(fire.agent_id)
 
     def _is_latest(self, fire: Fire) -> bool:
@@ -215,12 +202,12 @@ class Settler:
         job, now = self._jobs.of_agent(fire.agent_id), self._clock()
         if job is None or job.timetable is None:
             return True
-        is_on_time = now - fire.due_at <= PUNCTUAL and fire.due_at >= self._serving_since
+        is_on_time = now - fire.due_at <= PUNCTUAL and fire.due_at >= self._decisions.serving_since
         return is_on_time and job.timetable.next_slot(fire.due_at) > now
 
     async def _take_place(
         self, fire: Fire, queued: datetime | None, held: Reason | None, *, has_turn: bool
-    ) -> tuple[Case, _Start | None]:
+    ) -> tuple[Case, Start | None]:
         """Look what may start, if anything; then a place is taken for it.
 
         `held` is what slots were held back for, if for anything.
@@ -231,7 +218,7 @@ class Settler:
         start = None
         try:
             case = await self._cases.look(fire)
-            start = await self._next_start(case, queued, held, has_turn=has_turn)
+            start = await self._decisions.next_start(case, queued, held, has_turn=has_turn)
         finally:
             if start is None:
                 self._runner.give_place_back()
@@ -246,127 +233,8 @@ class Settler:
             return False
         return True
 
-    async def _next_start(
-        self, case: Case, queued: datetime | None, held: Reason | None, *, has_turn: bool
-    ) -> _Start | None:
-        """Record what does not run; answers what may start, if anything."""
-        desired, fire = case.desired, case.fire
-        if not isinstance(desired, Desired) or desired.state is not JobState.SCHEDULED:
-            await self._cases.skip_by_document(case, queued or fire.due_at)
-            self._jobs.settle(fire.agent_id, queued or fire.due_at)
-            return None
-        assert desired.spec is not None
-        past = self._past(case, desired)
-        slots = await self._due_slots(case, desired.spec, past, queued)
-        if slots is None:
-            # No slot of what the document says now, after an edit; yet one that waited did come.
-            if queued is not None:
-                await self._cases.skip(case, queued, Reason.OVERLAP)
-            self._jobs.settle(fire.agent_id, queued or fire.due_at)
-            return None
-        assert past.accepted_at is not None  # else there are no slots
-        timetable = desired.spec.timetable(past.accepted_at)
-        start = self._start(case, desired.spec, timetable, slots)
-        if start is not None and queued is None and _is_undecided(desired.spec, past):
-            await self._record_missed(case, timetable, slots, held)
-            await self._leave_out(case, start.slot)
-            return None
-        if start is None or start.trigger is not Trigger.CATCH_UP or has_turn:
-            await self._record_not_run(case, timetable, slots, held)
-        if start is not None and case.now - start.slot > _REMEMBERED_FROM:
-            return await self._unless_off(case, start)
-        return start
-
-    async def _unless_off(self, case: Case, start: _Start) -> _Start | None:
-        """A late start, unless the document was paused when its slot came due."""
-        if not await self._cases.was_off(case, start.slot):
-            return start
-        await self._cases.skip(case, start.slot, Reason.PAUSED)
-        self._jobs.settle(case.fire.agent_id, start.slot)
-        return None
-
-    def _start(
-        self, case: Case, spec: JobSpec, timetable: Timetable, slots: DueSlots
-    ) -> _Start | None:
-        if not slots.starts:
-            return None
-        (slot, trigger), *more = slots.starts
-        before = timetable.next_slot(case.now)
-        return _Start(spec, slot, trigger, slot if more else slots.last, bool(more), before)
-
-    async def _due_slots(
-        self, case: Case, spec: JobSpec, past: Past, queued: datetime | None
-    ) -> DueSlots | None:
-        if past.accepted_at is None:
-            return None
-        timetable = spec.timetable(past.accepted_at)
-        if queued is not None:
-            start = (queued, Trigger.SCHEDULE)
-            return DueSlots((start,), None, queued) if timetable.has(queued) else None
-        decide = partial(
-            due_slots,
-            spec,
-            timetable,
-            now=case.now,
-            serving_since=self._serving_since,
-            left_out=past.skipped_slot if spec.skip_next else None,
-        )
-        slots = decide(case.fire.due_at)
-        if slots is None or slots.is_on_time:
-            return slots
-        # After an outage, or a long sleep: some of these may have their rows already.
-        taken = [
-            (slots.first, slots.last)
-            for slots in await self._ledger.taken(case.fire.agent_id, case.fire.due_at)
-            if not self._is_doubtful(case, slots.first)
-        ]
-        first, taken_from = first_gap(timetable, case.fire.due_at, taken)
-        if first > case.now:
-            return DueSlots((), None, slots.last)  # all of them have
-        return decide(first, taken_from=taken_from)
-
-    def _is_doubtful(self, case: Case, slot: datetime) -> bool:
-        return self._runner.is_doubtful(replace(case.fire, due_at=slot).execution_id)
-
-    def _past(self, case: Case, desired: Desired) -> Past:
-        job = self._jobs.of_agent(case.fire.agent_id)
-        status = (case.document.fields or {}).get("councilor_status")
-        return past_of(status, stored_of(job) if job is not None else None, desired)
-
-    async def _leave_out(self, case: Case, slot: datetime) -> None:
-        """Let `skip_next` take out this slot, unless somebody has begun it: the row decides."""
-        agent_id = case.fire.agent_id
-        if await self._cases.skip(case, slot, Reason.SKIP_NEXT):
-            with suppress(Refused):  # a validator of the user's: the job remembers it then
-                await self._agents.leave_out(case.document, slot)
-            job = self._jobs.of_agent(agent_id)
-            if job is not None:
-                self._jobs.put(replace(job, skipped_slot=slot))
-        self._jobs.settle(agent_id, slot)
-
-    async def _record_missed(
-        self, case: Case, timetable: Timetable, slots: DueSlots, held: Reason | None
-    ) -> None:
-        if slots.missed is not None:
-            is_outage = slots.last < self._serving_since
-            reason = Reason.OUTAGE if is_outage else held or Reason.OUTAGE
-            last = await self._cases.miss_stretch(case, slots.missed, reason, timetable)
-            self._jobs.settle(case.fire.agent_id, last)
-            if last < slots.missed.last:
-                raise Unavailable("others settle some of these slots just now: look again")
-
-    async def _record_not_run(
-        self, case: Case, timetable: Timetable, slots: DueSlots, held: Reason | None
-    ) -> None:
-        agent_id = case.fire.agent_id
-        await self._record_missed(case, timetable, slots, held)
-        if slots.skipped is not None:
-            await self._cases.skip(case, slots.skipped, Reason.SKIP_NEXT)
-        if not slots.starts:
-            self._jobs.settle(agent_id, slots.last)
-
     async def _after(
-        self, case: Case, start: _Start, claim: Claim, *, was_queued: bool
+        self, case: Case, start: Start, claim: Claim, *, was_queued: bool
     ) -> datetime | None:
         agent_id = case.fire.agent_id
         if claim is Claim.OVERLAPS:
@@ -392,8 +260,3 @@ class Settler:
             is_left_out = spec.skip_next and slot == job.skipped_slot
             await self._cases.skip(case, slot, Reason.SKIP_NEXT if is_left_out else Reason.OVERLAP)
             self._jobs.settle(job.agent_id, slot)
-
-
-def _is_undecided(spec: JobSpec, past: Past) -> bool:
-    """Tell whether nobody has settled yet on the slot that `skip_next` takes out."""
-    return spec.skip_next and past.skipped_slot is None

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from service.breaker import Breaker, BreakerPolicy
 from service.calling import Caller, RetryPolicy
 from service.cases import Cases
+from service.decisions import Decisions
 from service.domain.councilor import SchedulePolicy
 from service.domain.severity import SeverityRule
 from service.pace import Pace
@@ -81,18 +82,25 @@ class Parts:
             self.clock,
             kept_for=timedelta(days=90),
         )
-        self.settler = Settler(
+        decisions = Decisions(
             self.agents,
             self.ledger,
             self.jobs,
             self.runner,
             self.cases,
+            serving_since=self.serving_since,
+        )
+        self.settler = Settler(
+            self.ledger,
+            self.jobs,
+            self.runner,
+            self.cases,
+            decisions,
             requests,
             standby,
             self.breaker,
             patience,
             self.clock,
-            serving_since=self.serving_since,
             failed=self.faults.append,
             catch_up_pace=self.pace,
         )

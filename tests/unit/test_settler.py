@@ -72,8 +72,10 @@ class Side:
         ]
 
     async def settled(self, rows: int) -> None:
-        await turned_until(lambda: len(self.ledger.rows) >= rows)
-        await turned_until(lambda: not self.settler._tasks)
+        async def is_settled() -> bool:
+            return len(self.ledger.rows) >= rows and not self.settler._tasks
+
+        await eventually(is_settled)
 
 
 @pytest.fixture

@@ -1,0 +1,176 @@
+"""What is to be done about slots that have come due: what may start, and why the rest may not."""
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+
+from service.cases import Case, Cases
+from service.domain.catch_up import DueSlots, due_slots, first_gap
+from service.domain.execution import Reason, Trigger
+from service.domain.jobs import Desired, JobSpec, JobState, Past, stored_of
+from service.domain.planning import past_of
+from service.domain.schedule import Timetable
+from service.ports import Agents, JobTable, Ledger, LookAgain, Refused
+from service.runner import Runner
+
+_REMEMBERED_FROM = timedelta(milliseconds=100)
+"""A slot that is settled later than this is held against what the document said when it came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A slot that may start; with its claim, every slot up to `settles` is settled."""
+
+    spec: JobSpec
+    slot: datetime
+    trigger: Trigger
+    settles: datetime
+    has_more: bool
+    before: datetime
+    """The next slot after now."""
+
+
+class Decisions:
+    """Records what does not run. Slots before `serving_since`, when nobody was there, were missed.
+
+    Each method raises Unavailable and Refused.
+    """
+
+    def __init__(
+        self,
+        agents: Agents,
+        ledger: Ledger,
+        jobs: JobTable,
+        runner: Runner,
+        cases: Cases,
+        *,
+        serving_since: datetime,
+    ) -> None:
+        self.serving_since = serving_since
+        self._agents = agents
+        self._ledger = ledger
+        self._jobs = jobs
+        self._runner = runner
+        self._cases = cases
+
+    async def next_start(
+        self, case: Case, queued: datetime | None, held: Reason | None, *, has_turn: bool
+    ) -> Start | None:
+        """Record what does not run; answers what may start, if anything."""
+        desired, fire = case.desired, case.fire
+        if not isinstance(desired, Desired) or desired.state is not JobState.SCHEDULED:
+            await self._cases.skip_by_document(case, queued or fire.due_at)
+            self._jobs.settle(fire.agent_id, queued or fire.due_at)
+            return None
+        assert desired.spec is not None
+        past = self._past(case, desired)
+        slots = await self._due_slots(case, desired.spec, past, queued)
+        if slots is None:
+            # No slot of what the document says now, after an edit; yet one that waited did come.
+            if queued is not None:
+                await self._cases.skip(case, queued, Reason.OVERLAP)
+            self._jobs.settle(fire.agent_id, queued or fire.due_at)
+            return None
+        assert past.accepted_at is not None  # else there are no slots
+        timetable = desired.spec.timetable(past.accepted_at)
+        start = self._start(case, desired.spec, timetable, slots)
+        if start is not None and queued is None and _is_undecided(desired.spec, past):
+            await self._record_missed(case, timetable, slots, held)
+            await self._leave_out(case, start.slot)
+            return None
+        if start is None or start.trigger is not Trigger.CATCH_UP or has_turn:
+            await self._record_not_run(case, timetable, slots, held)
+        if start is not None and case.now - start.slot > _REMEMBERED_FROM:
+            return await self._unless_off(case, start)
+        return start
+
+    async def _unless_off(self, case: Case, start: Start) -> Start | None:
+        """A late start, unless the document was paused when its slot came due."""
+        if not await self._cases.was_off(case, start.slot):
+            return start
+        await self._cases.skip(case, start.slot, Reason.PAUSED)
+        self._jobs.settle(case.fire.agent_id, start.slot)
+        return None
+
+    def _start(
+        self, case: Case, spec: JobSpec, timetable: Timetable, slots: DueSlots
+    ) -> Start | None:
+        if not slots.starts:
+            return None
+        (slot, trigger), *more = slots.starts
+        before = timetable.next_slot(case.now)
+        return Start(spec, slot, trigger, slot if more else slots.last, bool(more), before)
+
+    async def _due_slots(
+        self, case: Case, spec: JobSpec, past: Past, queued: datetime | None
+    ) -> DueSlots | None:
+        if past.accepted_at is None:
+            return None
+        timetable = spec.timetable(past.accepted_at)
+        if queued is not None:
+            start = (queued, Trigger.SCHEDULE)
+            return DueSlots((start,), None, queued) if timetable.has(queued) else None
+        decide = partial(
+            due_slots,
+            spec,
+            timetable,
+            now=case.now,
+            serving_since=self.serving_since,
+            left_out=past.skipped_slot if spec.skip_next else None,
+        )
+        slots = decide(case.fire.due_at)
+        if slots is None or slots.is_on_time:
+            return slots
+        # After an outage, or a long sleep: some of these may have their rows already.
+        rows = await self._ledger.taken(case.fire.agent_id, case.fire.due_at)
+        taken = [(row.first, row.last) for row in rows if not self._is_doubtful(case, row.first)]
+        first, taken_from = first_gap(timetable, case.fire.due_at, taken)
+        if first > case.now:
+            return DueSlots((), None, slots.last)  # all of them have
+        return decide(first, taken_from=taken_from)
+
+    def _is_doubtful(self, case: Case, slot: datetime) -> bool:
+        return self._runner.is_doubtful(replace(case.fire, due_at=slot).execution_id)
+
+    def _past(self, case: Case, desired: Desired) -> Past:
+        job = self._jobs.of_agent(case.fire.agent_id)
+        status = (case.document.fields or {}).get("councilor_status")
+        return past_of(status, stored_of(job) if job is not None else None, desired)
+
+    async def _leave_out(self, case: Case, slot: datetime) -> None:
+        """Let `skip_next` take out this slot, unless somebody has begun it: the row decides."""
+        agent_id = case.fire.agent_id
+        if await self._cases.skip(case, slot, Reason.SKIP_NEXT):
+            with suppress(Refused):  # a validator of the user's: the job remembers it then
+                await self._agents.leave_out(case.document, slot)
+            job = self._jobs.of_agent(agent_id)
+            if job is not None:
+                self._jobs.put(replace(job, skipped_slot=slot))
+        self._jobs.settle(agent_id, slot)
+
+    async def _record_missed(
+        self, case: Case, timetable: Timetable, slots: DueSlots, held: Reason | None
+    ) -> None:
+        if slots.missed is not None:
+            is_outage = slots.last < self.serving_since
+            reason = Reason.OUTAGE if is_outage else held or Reason.OUTAGE
+            last = await self._cases.miss_stretch(case, slots.missed, reason, timetable)
+            self._jobs.settle(case.fire.agent_id, last)
+            if last < slots.missed.last:
+                raise LookAgain("others settle some of these slots just now: look again")
+
+    async def _record_not_run(
+        self, case: Case, timetable: Timetable, slots: DueSlots, held: Reason | None
+    ) -> None:
+        agent_id = case.fire.agent_id
+        await self._record_missed(case, timetable, slots, held)
+        if slots.skipped is not None:
+            await self._cases.skip(case, slots.skipped, Reason.SKIP_NEXT)
+        if not slots.starts:
+            self._jobs.settle(agent_id, slots.last)
+
+
+def _is_undecided(spec: JobSpec, past: Past) -> bool:
+    """Tell whether nobody has settled yet on the slot that `skip_next` takes out."""
+    return spec.skip_next and past.skipped_slot is None
