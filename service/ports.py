@@ -227,9 +227,9 @@ class Ledger(Protocol):
     async def record(self, not_run: NotRun) -> bool:
         """Insert a row that never ran; False where the slot has one.
 
-        A claim with the `nonce` of `not_run`, of which nobody knew whether it had arrived, becomes
-        that row. One that stands for a stretch is provisional until `confirm`. Raises Unavailable,
-        Refused.
+        A row that stands for a stretch is provisional until `confirm`. What a try of the same
+        replica has left, of which nobody knew whether it had arrived, becomes this row: a claim
+        with the `nonce` of `not_run`, a provisional row. Raises Unavailable, Refused.
         """
 
     async def confirm(self, not_run: NotRun) -> None:

@@ -310,11 +310,11 @@ class FakeLedger:
     async def record(self, not_run: NotRun) -> bool:
         self.outage.check()
         there = self.rows.get(not_run.execution_id)
-        if there is not None and (
-            there["status"] != Status.RUNNING
-            or (there["owner"], there["nonce"]) != (not_run.owner, not_run.nonce)
-        ):
-            return False
+        if there is not None:
+            is_claim = there["status"] == Status.RUNNING and there["nonce"] == not_run.nonce
+            is_left = is_claim or there.get("provisional", False)
+            if there["owner"] != not_run.owner or not is_left:
+                return False
         row: dict[str, Any] = {
             "execution_id": not_run.execution_id,
             "councilor_id": not_run.agent_id,

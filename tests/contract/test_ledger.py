@@ -191,6 +191,18 @@ async def test_a_stretch_is_provisional_until_it_is_confirmed(ledger: Ledger) ->
     assert (row.fields["slots_missed"], "provisional" in row.fields) == (3, False)
 
 
+async def test_a_stretch_whose_answer_was_lost_is_recorded_again_until_it_is_final(
+    ledger: Ledger,
+) -> None:
+    assert await ledger.record(missed(1, 5))
+    assert not await ledger.record(replace(missed(1, 7), owner="another"))
+    assert await ledger.record(missed(1, 7))
+    (slots,) = await ledger.taken("scout", NOON)
+    assert slots.last == NOON + 7 * MINUTE
+    await ledger.confirm(missed(1, 7))
+    assert not await ledger.record(missed(1, 7))
+
+
 async def test_a_row_that_gives_way_is_gone_unless_it_is_anothers(ledger: Ledger) -> None:
     await ledger.record(missed(1, 1))
     await ledger.discard(replace(missed(1, 1), owner="another"))

@@ -191,16 +191,22 @@ class MongoLedger:
             try:
                 await self._rows.insert_one(row)
             except DuplicateKeyError as error:
-                if not_run.nonce is not None:
-                    ours = {"_id": row.pop("_id"), "nonce": not_run.nonce, "owner": not_run.owner}
-                    claimed = {**ours, "status": Status.RUNNING.value}
-                    turned = await self._rows.update_one(claimed, {"$set": row})
-                    if turned.matched_count == 1:
-                        return True
+                del row["_id"]
+                if await self._is_rewritten(not_run, row):
+                    return True
                 if await self._row_of(not_run.execution_id) is None:
                     raise Unavailable(_NOT_COMMON_YET) from error
                 return False
         return True
+
+    async def _is_rewritten(self, not_run: NotRun, row: Mapping[str, Any]) -> bool:
+        """Write over what this replica has left of a try that seemed lost: a claim, a stretch."""
+        ours = {"_id": not_run.execution_id, "owner": not_run.owner}
+        claimed = {"status": Status.RUNNING.value, "nonce": not_run.nonce}
+        left = await self._rows.update_one(
+            {**ours, "$or": [claimed, {"provisional": True}]}, {"$set": row}
+        )
+        return left.matched_count == 1
 
     async def confirm(self, not_run: NotRun) -> None:
         row = {"execution_id": not_run.execution_id, "owner": not_run.owner}
