@@ -286,9 +286,17 @@ class _Service:
             settings.conductor_api_url.get_secret_value(), dialect, settings.conductor_cwd
         ) as conductor:
             breaker = Breaker(conductor, self._telemetry)
-            self._health.others = {"conductor": lambda: breaker.trouble}
+            self._health.others = {
+                "conductor": lambda: breaker.trouble if breaker.is_open else None
+            }
             caller = Caller(
-                conductor, ledger, breaker, self._patience, self._telemetry, self._clock
+                conductor,
+                ledger,
+                breaker,
+                self._patience,
+                self._telemetry,
+                self._clock,
+                require_fit=self._membership.require_fit,
             )
             runner = Runner(
                 ledger,
@@ -317,7 +325,9 @@ class _Service:
                 try:
                     yield _RunningParts(breaker, runner, cases)
                 finally:
-                    await runner.drain(settings.scheduler_drain_timeout)
+                    await runner.drain(
+                        settings.scheduler_drain_timeout, others_live=self._membership.others_live
+                    )
 
     @asynccontextmanager
     async def _mending(self, parts: _RunningParts) -> AsyncIterator[None]:
@@ -332,6 +342,7 @@ class _Service:
             parts.breaker,
             self._telemetry,
             self._clock,
+            is_synced=lambda: self._health.synced,
             every=ttl / 3,
             grace=ttl,
         )
@@ -357,7 +368,7 @@ class _Service:
             self._jobs,
             parts.runner,
             parts.cases,
-            serving_since=await self._serving_since(),
+            serving_since=self._serving_since(),
         )
         self._settler = settler = Settler(
             self._stores.ledger,
@@ -377,10 +388,10 @@ class _Service:
         finally:
             await settler.stop()
 
-    async def _serving_since(self) -> datetime:
+    def _serving_since(self) -> datetime:
         """Now, where this replica comes alone; where others live, there is no outage to end."""
-        others = set(await self._stores.replicas.alive()) - {self._id}
-        return datetime.min.replace(tzinfo=UTC) if others else self._clock()
+        are_there = self._membership.others_live
+        return datetime.min.replace(tzinfo=UTC) if are_there else self._clock()
 
     @asynccontextmanager
     async def _reconciling(self) -> AsyncIterator[None]:

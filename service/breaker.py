@@ -4,6 +4,7 @@ import asyncio
 import random
 from dataclasses import dataclass
 
+from service.domain.execution import Reason
 from service.pace import Pace
 from service.ports import Answer, Conductor
 from service.telemetry import Telemetry
@@ -64,6 +65,8 @@ class Breaker:
     def saw(self, answer: Answer) -> None:
         """Take note of what a call met."""
         failure = answer.failure
+        if failure is not None and failure.reason is Reason.TIMEOUT:
+            return  # it was called long ago: that says nothing about now
         if failure is None or not failure.is_down:
             self._failures = 0
             self._close()
@@ -73,7 +76,7 @@ class Breaker:
             self._open(failure.summary)
 
     def _open(self, trouble: str) -> None:
-        if not self.is_open and not self._is_half_open:
+        if not self.is_open:
             self._telemetry.conductor_lost(trouble)
         self.trouble = trouble
         self._is_half_open = False
@@ -81,7 +84,7 @@ class Breaker:
         self._opened.set()
 
     def _close(self) -> None:
-        if self.trouble is not None:
+        if self.is_open:
             self._telemetry.conductor_returned()
         self.trouble = None
         self._is_half_open = False
@@ -102,3 +105,4 @@ class Breaker:
                 self._opened.clear()
                 self._is_half_open = True
                 self._passable.set()
+                self._telemetry.conductor_returned()

@@ -2,16 +2,19 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from time import monotonic
 
 from service.breaker import Breaker
 from service.domain.execution import Attempt, Execution, Order
 from service.patience import Patience
-from service.ports import Answer, Clock, Conductor, Failure, Ledger
+from service.ports import Answer, Clock, Conductor, Failure, Ledger, Unavailable
 from service.telemetry import Telemetry
 
+PROMPT_SECONDS = 2.0
+"""What lets a call be made, and is acknowledged later than this, is not relied upon."""
 _SHORTEST_CALL = timedelta(seconds=1)
 
 
@@ -47,6 +50,7 @@ class Caller:
         telemetry: Telemetry,
         clock: Clock,
         *,
+        require_fit: Callable[[], None],
         policy: RetryPolicy | None = None,
     ) -> None:
         self._conductor = conductor
@@ -55,6 +59,7 @@ class Caller:
         self._patience = patience
         self._telemetry = telemetry
         self._clock = clock
+        self._require_fit = require_fit
         self._policy = policy or RetryPolicy()
 
     async def call(self, execution: Execution, order: Order) -> Called | None:
@@ -76,9 +81,24 @@ class Caller:
                 return None
             if not await self._may_repeat(pause, order):
                 return Called(answer, attempts)
-            attempts = (*attempts, Attempt(self._clock(), None))
-            if not await self._is_noted(execution, attempts):
+            again = (*attempts, Attempt(self._clock(), None))
+            asked = monotonic()
+            if not await self._is_noted(execution, again):
                 return None
+            if not self._is_in_time(asked, order):
+                return Called(answer, attempts)
+            attempts = again
+
+    def _is_in_time(self, asked: float, order: Order) -> bool:
+        """Tell whether a call that is on record may be made still: soon after, and in its time.
+
+        Who was stopped in between may be taken for dead by now.
+        """
+        try:
+            self._require_fit()
+        except Unavailable:
+            return False
+        return monotonic() - asked <= PROMPT_SECONDS and self._clock() < order.retry_until
 
     def _bounded(self, order: Order) -> Order:
         """The order with what is left of its time."""

@@ -173,17 +173,16 @@ class Cases:
         Raises Refused.
         """
         row = self._not_run(case, stretch.first, Status.MISSED, reason, stretch)
-        if not await self._ledger.record(row):
-            return stretch.first
-        self._runner.resolved(row.execution_id)
-        if await self._gave_way(row):
-            return stretch.first
-        if stretch.count > 1:
-            stretch = await self._without_others(row, stretch, timetable)
-            row = replace(row, stretch=stretch)
+        self._runner.doubt(row.execution_id)  # until it is final: it is decided on again else
+        is_recorded = await self._ledger.record(row) and not await self._gave_way(row)
+        if is_recorded and stretch.count > 1:
+            row = replace(row, stretch=await self._without_others(row, stretch, timetable))
             await self._ledger.confirm(row)
+        self._runner.resolved(row.execution_id)
+        if not is_recorded or row.stretch is None:
+            return stretch.first
         self._telemetry.not_run(row)
-        return stretch.last
+        return row.stretch.last
 
     async def _without_others(self, row: NotRun, stretch: Stretch, timetable: Timetable) -> Stretch:
         """The beginning of a stretch, up to the first slot that another row stands for."""

@@ -66,6 +66,8 @@ class Decisions:
         assert desired.spec is not None
         past = self._past(case, desired)
         slots = await self._due_slots(case, desired.spec, past, queued)
+        if slots is None and past.accepted_at is not None and fire.due_at > case.now:
+            raise LookAgain("the clock was set back: the slot is still to come")
         if slots is None:
             # No slot of what the document says now, after an edit; yet one that waited did come.
             if queued is not None:
@@ -79,8 +81,9 @@ class Decisions:
             await self._record_missed(case, timetable, slots, held)
             await self._leave_out(case, start.slot)
             return None
-        if start is None or start.trigger is not Trigger.CATCH_UP or has_turn:
-            await self._record_not_run(case, timetable, slots, held)
+        if start is not None and start.trigger is Trigger.CATCH_UP and not has_turn:
+            return start  # to be looked at again when its turn has come
+        await self._record_not_run(case, timetable, slots, held)
         if start is not None and case.now - start.slot > _REMEMBERED_FROM:
             return await self._unless_off(case, start)
         return start

@@ -1,7 +1,7 @@
 """What crashes leave behind, put right by any replica that finds it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -36,9 +36,11 @@ class Mending:
         telemetry: Telemetry,
         clock: Clock,
         *,
+        is_synced: Callable[[], bool],
         every: timedelta,
         grace: timedelta,
     ) -> None:
+        self._is_synced = is_synced
         self._ledger = ledger
         self._replicas = replicas
         self._membership = membership
@@ -71,12 +73,17 @@ class Mending:
 
     async def _settle_orphans(self) -> None:
         """Close the runs that nobody is at, or go on with those that had not begun."""
+        if not self._is_synced():
+            return  # whose agents they are is not known yet
         running = await self._ledger.running_of_others({self._runner.owner})
         dead = await self._membership.dead_among({run.owner for run in running})
         orphans = [run for run in running if run.owner in dead]
         for orphan in (*orphans, *await self._forgotten()):
-            if not (orphan.is_surely_not_accepted and await self._is_seen_to(orphan)):
-                await self._close(orphan)
+            try:
+                if not (orphan.is_surely_not_accepted and await self._is_seen_to(orphan)):
+                    await self._close(orphan)
+            except ServiceError as error:  # the next one may be luckier
+                log.warning("mending_failed", error=str(error))
 
     async def _forgotten(self) -> Sequence[Execution]:
         """Rows of our own that nothing here is at: a claim, say, that arrived after all."""
@@ -84,7 +91,9 @@ class Mending:
         return [
             run
             for run in await self._ledger.running_of(self._runner.owner)
-            if run.execution_id not in self._runner.executions and run.started_at < before
+            if run.execution_id not in self._runner.executions
+            and not self._runner.is_doubtful(run.execution_id)
+            and run.started_at < before
         ]
 
     async def _close(self, orphan: Execution) -> None:

@@ -215,6 +215,8 @@ class Ledger(Protocol):
     async def take_over(self, orphan: Execution, execution: Execution) -> bool:
         """Make the running row of a dead replica ours; False where it is not as it was found.
 
+        Its attempts included: a replica that only slept may have begun another call.
+
         Raises Unavailable where it is unknown whose it is.
         """
 
@@ -229,7 +231,8 @@ class Ledger(Protocol):
 
         A row that stands for a stretch is provisional until `confirm`. What a try of the same
         replica has left, of which nobody knew whether it had arrived, becomes this row: a claim
-        with the `nonce` of `not_run`, a provisional row. Raises Unavailable, Refused.
+        with the `nonce` of `not_run`, a provisional row, the same row of a slot.
+        Raises Unavailable, Refused.
         """
 
     async def confirm(self, not_run: NotRun) -> None:

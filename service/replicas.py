@@ -101,6 +101,11 @@ class Membership:
         """How many living replicas go before this one for an agent."""
         return rank_of(self.replica_id, agent_id, self._living)
 
+    @property
+    def others_live(self) -> bool:
+        """Tell whether other replicas lived when we were last heard."""
+        return any(name != self.replica_id for name in self._living)
+
     def require_fit(self) -> None:
         """Return where runs may be started here. Raises Unavailable where they must not, now."""
         trouble = self.trouble

@@ -52,7 +52,9 @@ class Requests:
                 if await self._patience.retried(step, lambda: self._runner.is_draining):
                     return
             except Refused as error:
-                log.exception("slot_not_recorded", agent_id=fire.agent_id, error=str(error))
+                log.error(  # noqa: TRY400 what the driver says may quote the row
+                    "slot_not_recorded", agent_id=fire.agent_id, error=str(error)
+                )
                 return
             is_stale = False
             await self._runner.wait_for_agent(fire.agent_id)

@@ -10,7 +10,7 @@ from time import monotonic
 
 import structlog
 
-from service.calling import Called, Caller
+from service.calling import PROMPT_SECONDS, Called, Caller
 from service.domain.councilor import DocumentKey
 from service.domain.execution import (
     Attempt,
@@ -25,7 +25,7 @@ from service.domain.execution import (
 )
 from service.domain.severity import Severity, SeverityRule, severity_of
 from service.patience import PASSING, Patience
-from service.ports import Answer, Clock, Ledger, LookAgain, Refused
+from service.ports import Answer, Clock, Ledger, LookAgain, Refused, ServiceError
 from service.telemetry import Telemetry
 
 log = structlog.get_logger()
@@ -36,8 +36,7 @@ _LOOK_AGAIN_SECONDS = 1.0
 _LATE_MS = 1_000
 _ON_TIME = timedelta(seconds=3)
 """Longer than a claim may take: no slot after it can come due meanwhile."""
-_PROMPT_SECONDS = 2.0
-"""A claim that is acknowledged later than this after the look at the document is taken back."""
+_NOT_CALLED = "the service stopped before it called Conductor"
 _STOPPED = "the service stopped before Conductor answered; what it made of it is not known"
 
 
@@ -128,6 +127,10 @@ class Runner:
         """Tell whether a row of this may be a claim of ours from which nothing was started."""
         return execution_id in self._doubtful
 
+    def doubt(self, execution_id: str) -> None:
+        """Say that a row of this may be ours, and is not what it shall be."""
+        self._doubtful.add(execution_id)
+
     def resolved(self, execution_id: str) -> None:
         """Say that what became of a doubtful claim is on record."""
         self._doubtful.discard(execution_id)
@@ -145,8 +148,11 @@ class Runner:
         if not await self.end_of_run(agent_id):
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
-    async def drain(self, timeout: timedelta) -> None:
-        """Let runs end for `timeout`, then record the rest as interrupted. Start nothing more."""
+    async def drain(self, timeout: timedelta, *, others_live: bool = False) -> None:
+        """Let runs end for `timeout`, then record the rest as interrupted. Start nothing more.
+
+        Runs that Conductor has not accepted are left to the other replicas, if there are any.
+        """
         self._draining = True
         log.info("drain_started", runs=len(self._tasks))
         if self._tasks:
@@ -155,8 +161,11 @@ class Runner:
         # Also finds a row whose claim was on its way when its run was cancelled.
         with suppress(*PASSING, Refused):
             for execution in await self._ledger.running_of(self.owner):
-                outcome = interrupted(execution, self._clock(), _STOPPED)
-                await self._record(execution, None, outcome)
+                if others_live and execution.is_surely_not_accepted:
+                    continue
+                was_called = execution.execution_id not in self._doubtful
+                said = _STOPPED if was_called else _NOT_CALLED
+                await self._record(execution, None, interrupted(execution, self._clock(), said))
 
     async def _run(
         self,
@@ -172,9 +181,9 @@ class Runner:
                 await self._run_claimed(self._begun(execution), key, order, claimed)
             else:
                 claimed.set_result(claim)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 told, or raised where it was asked for
             if claimed.done():
-                log.exception("run_not_recorded", execution_id=execution.execution_id)
+                _tell_not_recorded(execution, error)
             else:
                 claimed.set_exception(error)
                 claimed.exception()  # a caller that was cancelled does not ask for it
@@ -194,8 +203,10 @@ class Runner:
             return Claim.WON if is_ours else Claim.TAKEN
         try:
             claim = await self._ledger.open(execution)
+            if claim is Claim.WON and await self._is_covered(execution, order):
+                await self._ledger.withdraw(execution)
+                claim = Claim.TAKEN
             if claim is Claim.WON:
-                await self._require_uncovered(execution, order)
                 self._require_prompt(looked_at)
         except PASSING:
             # The row stays, if it is there: others may have seen it, and gone on. Claimed again,
@@ -205,8 +216,8 @@ class Runner:
         self.resolved(execution.execution_id)
         return claim
 
-    async def _require_uncovered(self, execution: Execution, order: Order) -> None:
-        """Return where no other row stands for this slot among others.
+    async def _is_covered(self, execution: Execution, order: Order) -> bool:
+        """Tell whether another row stands for this slot among others.
 
         Another replica may have recorded a stretch of slots as missed while this one was claimed;
         that looks, too, after it has written. A slot that is on time is in no stretch.
@@ -214,15 +225,13 @@ class Runner:
         is_on_time = execution.lateness_ms < _LATE_MS
         is_last = order.retry_until - execution.started_at > _ON_TIME
         if execution.trigger is Trigger.MANUAL or (is_on_time and is_last):
-            return
+            return False
         slot = execution.scheduled_for
         taken = await self._ledger.taken(execution.agent_id, slot)
         covering = [slots for slots in taken if slots.covers(slot)]
         if not all(slots.is_final(self._clock()) for slots in covering):
             raise LookAgain("others record a stretch of slots, this one among them")
-        if covering:
-            await self._ledger.withdraw(execution)
-            raise LookAgain("others have recorded this slot as missed meanwhile")
+        return bool(covering)
 
     def _require_prompt(self, looked_at: float) -> None:
         """Return where the claim was acknowledged soon, by a clock that nobody sets.
@@ -232,7 +241,7 @@ class Runner:
         """
         self._require_fit()
         took = monotonic() - looked_at
-        if took > _PROMPT_SECONDS:
+        if took > PROMPT_SECONDS:
             raise LookAgain(f"the claim was acknowledged {took:.1f} s after the look")
 
     def _begun(self, execution: Execution) -> Execution:
@@ -261,9 +270,9 @@ class Runner:
                 return
             try:
                 await self._record_surely(execution, key, outcome)
-            except Exception:
+            except Exception as error:  # noqa: BLE001 told, and recorded in its place
                 # A row that stays `running` under a living owner would forbid every later run.
-                log.exception("run_not_recorded", execution_id=execution.execution_id)
+                _tell_not_recorded(execution, error)
                 await self._record_surely(execution, key, self._crash(outcome.attempts))
         finally:
             # The next run may have begun already: a row is closed before it is counted.
@@ -336,6 +345,14 @@ class Runner:
     def is_draining(self) -> bool:
         """Tell whether nothing is started any more."""
         return self._draining
+
+
+def _tell_not_recorded(execution: Execution, error: Exception) -> None:
+    """What the driver says of a refused row may quote it: only faults of ours are told whole."""
+    if isinstance(error, ServiceError):
+        log.error("run_not_recorded", execution_id=execution.execution_id, error=str(error))
+    else:
+        log.error("run_not_recorded", execution_id=execution.execution_id, exc_info=error)
 
 
 async def cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 import structlog
@@ -25,6 +25,8 @@ from service.standby import Standby
 
 log = structlog.get_logger()
 
+_TICK = timedelta(microseconds=1)
+
 
 @dataclass(slots=True)
 class _Known:
@@ -32,6 +34,8 @@ class _Known:
 
     timetable: Timetable | None
     until: datetime | None = None
+    held: Reason | None = None
+    """What the slot was held back for, if for anything."""
 
 
 class Settler:
@@ -99,9 +103,9 @@ class Settler:
     async def _settle_due(self, fire: Fire) -> None:
         """Settle the agent's slots, oldest first, until none is due."""
         queued: datetime | None = None
-        known = self._known(fire)
+        known, is_first = self._known(fire), True
         while True:
-            queued = await self._settled_or_queued(fire, queued)
+            queued = await self._settled_or_queued(fire, known, queued, is_first=is_first)
             if queued is not None:
                 await self._runner.wait_for_agent(fire.agent_id)
                 continue
@@ -110,11 +114,15 @@ class Settler:
             if job is None or job.next_run_at is None or job.next_run_at > self._clock():
                 return
             fire = replace(fire, key=job.key, due_at=job.next_run_at)
-            known = self._known(fire)
+            known, is_first = self._known(fire), False
 
-    async def _settled_or_queued(self, fire: Fire, queued: datetime | None) -> datetime | None:
-        stands_by = queued is None and await self._standby.turn(fire.agent_id, fire.due_at)
-        step = partial(self._settle_next, fire, queued, stands_by=stands_by)
+    async def _settled_or_queued(
+        self, fire: Fire, known: _Known, queued: datetime | None, *, is_first: bool
+    ) -> datetime | None:
+        stands_by = queued is None and await self._standby.turn(
+            fire.agent_id, fire.due_at, is_first=is_first
+        )
+        step = partial(self._settle_next, fire, known, queued, stands_by=stands_by)
         return await self._retried(fire, step)
 
     async def _retried(
@@ -124,7 +132,9 @@ class Settler:
             return await self._patience.retried(step, lambda: self._runner.is_draining)
         except Refused as error:
             # The ledger itself rejects the row, by a validator say: nothing can be recorded.
-            log.exception("slot_not_recorded", agent_id=fire.agent_id, error=str(error))
+            log.error(  # noqa: TRY400 what the driver says may quote the row
+                "slot_not_recorded", agent_id=fire.agent_id, error=str(error)
+            )
             self._jobs.settle(fire.agent_id, fire.due_at)
             return None
 
@@ -142,33 +152,39 @@ class Settler:
             known.until = None if is_same else self._clock()
 
     async def _miss_leftovers(self, fire: Fire, known: _Known) -> None:
-        """Record the slots that came due behind this one until the document changed, if it did.
+        """Record this slot, and those behind it until the document changed, if it did.
 
         They have waited, for the database say, and now their schedule is gone.
         """
         timetable = known.timetable
         if timetable is None or known.until is None:
             return
-        first, last = timetable.next_slot(fire.due_at), timetable.latest_slot(known.until)
+        first, last = timetable.next_slot(fire.due_at - _TICK), timetable.latest_slot(known.until)
         if last is None or first > last:
             return
         case = await self._cases.look(fire)
         while first <= last:
             stretch = Stretch(first, last, timetable.count(first, last))
-            until = await self._cases.miss_stretch(case, stretch, Reason.OUTAGE, timetable)
+            is_late = known.until - first > PUNCTUAL
+            reason = known.held or (Reason.OUTAGE if is_late else Reason.EDITED)
+            until = await self._cases.miss_stretch(case, stretch, reason, timetable)
             first = timetable.next_slot(until)
 
     async def _settle_next(
-        self, fire: Fire, queued: datetime | None, *, stands_by: bool
+        self, fire: Fire, known: _Known, queued: datetime | None, *, stands_by: bool
     ) -> datetime | None:
         """Settle what was missed, and the next start; answers the slot that has to wait instead."""
+        job = self._jobs.of_agent(fire.agent_id)
+        if queued is None and job and job.next_run_at and job.next_run_at > fire.due_at:
+            return None  # an earlier try has settled it: on to the next one
         if await self._is_left_to_others(fire, stands_by=stands_by):
             self._jobs.settle(fire.agent_id, fire.due_at)
             return None
-        held = Reason.CONDUCTOR_UNAVAILABLE if await self._breaker.let_through() else None
+        if await self._breaker.let_through():
+            known.held = Reason.CONDUCTOR_UNAVAILABLE
         has_turn = False
         while True:
-            case, start = await self._take_place(fire, queued, held, has_turn=has_turn)
+            case, start = await self._take_place(fire, queued, known, has_turn=has_turn)
             if start is None:
                 return None
             if has_turn or start.trigger is not Trigger.CATCH_UP:
@@ -206,19 +222,16 @@ class Settler:
         return is_on_time and job.timetable.next_slot(fire.due_at) > now
 
     async def _take_place(
-        self, fire: Fire, queued: datetime | None, held: Reason | None, *, has_turn: bool
+        self, fire: Fire, queued: datetime | None, known: _Known, *, has_turn: bool
     ) -> tuple[Case, Start | None]:
-        """Look what may start, if anything; then a place is taken for it.
-
-        `held` is what slots were held back for, if for anything.
-        """
-        if held is None and self._runner.is_full:
-            held = Reason.CAPACITY
+        """Look what may start, if anything; then a place is taken for it."""
+        if known.held is None and self._runner.is_full:
+            known.held = Reason.CAPACITY
         await self._runner.take_place()
         start = None
         try:
             case = await self._cases.look(fire)
-            start = await self._decisions.next_start(case, queued, held, has_turn=has_turn)
+            start = await self._decisions.next_start(case, queued, known.held, has_turn=has_turn)
         finally:
             if start is None:
                 self._runner.give_place_back()

@@ -24,16 +24,17 @@ class Standby:
         self._asked: dict[str, asyncio.Future[bool]] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def turn(self, agent_id: str, slot: datetime) -> bool:
+    async def turn(self, agent_id: str, slot: datetime, *, is_first: bool = True) -> bool:
         """Wait until it is this replica's turn; tells whether others had theirs before.
 
-        After an outage, when slots are long overdue, turns are counted from now.
+        After an outage, when slots are long overdue, turns are counted from now; once, and not for
+        each of the slots that follow the first.
         """
         rank = self._rank(agent_id)
         if rank == 0:
             return False
         now = self._clock()
-        since = slot if now - slot < PUNCTUAL else now
+        since = min(slot, now) if now - slot < PUNCTUAL or not is_first else now
         await asyncio.sleep(max(0.0, (since + rank * _HEAD_START - now).total_seconds()))
         return True
 

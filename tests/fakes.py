@@ -291,6 +291,8 @@ class FakeLedger:
     async def take_over(self, orphan: Execution, execution: Execution) -> bool:
         self.outage.check()
         row = self._running_row(orphan)
+        if row is not None and row["attempts"] != orphan.attempts:
+            return False
         if row is not None:
             row |= {"owner": execution.owner, "nonce": execution.nonce}
             row["attempts"] = execution.attempts
@@ -312,7 +314,9 @@ class FakeLedger:
         there = self.rows.get(not_run.execution_id)
         if there is not None:
             is_claim = there["status"] == Status.RUNNING and there["nonce"] == not_run.nonce
-            is_left = is_claim or there.get("provisional", False)
+            is_same = (there["status"], there["reason"]) == (not_run.status, not_run.reason)
+            is_single = not_run.stretch is None and "last_slot" not in there
+            is_left = is_claim or there.get("provisional", False) or (is_same and is_single)
             if there["owner"] != not_run.owner or not is_left:
                 return False
         row: dict[str, Any] = {

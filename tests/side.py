@@ -56,6 +56,7 @@ class Parts:
             patience,
             self.telemetry,
             self.clock,
+            require_fit=self._require_fit,
             policy=QUICK_RETRIES,
         )
         self.runner = Runner(

@@ -287,7 +287,8 @@ def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
         return timedelta(seconds=min(int(wish[:9]), _LONGEST_WISH))
     try:
         # Counted by the server's own clock, whatever ours says.
-        return parsedate_to_datetime(wish) - parsedate_to_datetime(headers["Date"])
+        wait = parsedate_to_datetime(wish) - parsedate_to_datetime(headers["Date"])
+        return min(wait, timedelta(seconds=_LONGEST_WISH))
     except (KeyError, TypeError, ValueError):
         return None
 

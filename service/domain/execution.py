@@ -40,6 +40,7 @@ class Reason(StrEnum):
     INVALID = "invalid"
     SKIP_NEXT = "skip_next"
     OUTAGE = "outage"
+    EDITED = "edited"
     STALE = "stale"
     CAPACITY = "capacity"
     INTERRUPTED = "interrupted"
@@ -215,7 +216,8 @@ def order_for(
     next_slot: datetime | None,
 ) -> Order:
     """What Conductor is asked, from the document as it was read when the run started."""
-    ends_at = execution.started_at + timeout
+    last = execution.attempts[-1].started_at if execution.attempts else execution.started_at
+    ends_at = last + timeout  # a run that is taken over has all of its time again
     return Order(
         execution_id=execution.execution_id,
         agent_id=councilor.agent_id,

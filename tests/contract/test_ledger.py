@@ -221,7 +221,28 @@ async def test_a_claim_that_may_have_arrived_becomes_the_row_that_is_recorded(
     (row,) = await ledger.history("scout", 10)
     assert (row.fields["status"], row.fields["reason"]) == (Status.MISSED, Reason.OUTAGE)
     assert await ledger.running_of("replica-1") == []
-    assert not await ledger.record(replace(not_run, nonce="ours"))
+
+
+async def test_a_row_whose_answer_was_lost_is_recorded_again_by_its_owner_alone(
+    ledger: Ledger,
+) -> None:
+    not_run = replace(missed(0, 0), stretch=None)
+    assert await ledger.record(not_run)
+    assert await ledger.record(replace(not_run, at=not_run.at + MINUTE))
+    assert not await ledger.record(replace(not_run, owner="another"))
+    assert not await ledger.record(replace(not_run, reason=Reason.STALE))
+
+
+async def test_a_run_that_has_begun_another_call_meanwhile_is_not_taken_over(
+    ledger: Ledger,
+) -> None:
+    """Its owner only slept, between the look at its row and the attempt to take it."""
+    await ledger.open(run_of())
+    refused = (Attempt(NOON, "cannot connect"),)
+    await ledger.note_attempts(run_of(), refused)
+    await ledger.note_attempts(run_of(), (*refused, Attempt(NOON, None)))
+    second = run_of(owner="replica-2", nonce="second")
+    assert not await ledger.take_over(run_of(attempts=refused), second)
 
 
 async def test_calls_are_on_record_while_a_run_goes_on(ledger: Ledger) -> None:

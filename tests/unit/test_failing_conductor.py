@@ -1,13 +1,13 @@
 """Retries only where they are safe, and a breaker that holds starts back while nobody is there."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from service.breaker import Breaker, BreakerPolicy
-from service.domain.execution import Reason, Status
+from service.domain.execution import Attempt, Execution, Reason, Status
 from service.pace import Pace
 from service.ports import Answer, Failure
 from service.telemetry import Telemetry
@@ -223,3 +223,54 @@ async def test_those_who_were_held_back_are_let_through_one_by_one() -> None:
         await turned()
         assert through == [True]
         assert await breaker.let_through() is False  # who comes now was not held back
+
+
+async def test_a_call_from_before_that_times_out_says_nothing_about_now() -> None:
+    breaker = breaker_of(FakeConductor())
+    late = Answer(None, Failure(Reason.TIMEOUT, "no answer within 30 s"))
+    for answer in (REFUSED, late, REFUSED, REFUSED):
+        breaker.saw(answer)
+    assert breaker.is_open
+    breaker.saw(late)
+    assert breaker.is_open
+
+
+async def test_a_replica_that_slept_before_a_repeated_call_does_not_make_it(side: Side) -> None:
+    side.conductor.answers = [REFUSED]
+    noted = side.ledger.note_attempts
+
+    async def note_and_sleep(execution: Execution, attempts: Sequence[Attempt]) -> bool:
+        if attempts[-1].error is None:
+            side.parts.unfit = "it slept"
+        return await noted(execution, attempts)
+
+    side.ledger.note_attempts = note_and_sleep  # type: ignore[method-assign]
+    status, reason, errors = await ended_run(side)
+    assert (status, reason) == (Status.ERROR, Reason.CONDUCTOR_UNAVAILABLE)
+    assert errors == ["cannot connect"]
+    assert len(side.conductor.orders) == 1
+
+
+async def test_no_call_is_repeated_after_a_long_wait_for_the_database(side: Side) -> None:
+    side.conductor.answers = [REFUSED]
+    noted = side.ledger.note_attempts
+
+    async def note_late(execution: Execution, attempts: Sequence[Attempt]) -> bool:
+        if attempts[-1].error is None:
+            side.clock.advance(2 * HALF_HOUR)
+        return await noted(execution, attempts)
+
+    side.ledger.note_attempts = note_late  # type: ignore[method-assign]
+    await ended_first_run(side)
+    first = [order for order in side.conductor.orders if order.scheduled_for == SLOT]
+    assert len(first) == 1
+
+
+async def ended_first_run(side: Side) -> None:
+    side.come_due(SLOT)
+
+    async def has_ended() -> bool:
+        row = side.ledger.rows.get("exec_scout_1795437000000")
+        return row is not None and row["status"] == Status.ERROR
+
+    await eventually(has_ended)

@@ -50,6 +50,7 @@ class Survivor:
             parts.breaker,
             parts.telemetry,
             self.side.clock,
+            is_synced=lambda: True,
             every=timedelta(0),
             grace=MINUTE,
         )

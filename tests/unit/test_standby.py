@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.domain.execution import Fire, Reason, Status, Trigger
+from service.domain.execution import Fire, NotRun, Reason, Status, Trigger
+from service.ports import Answer, Failure, Unavailable
 from service.standby import Standby
 from tests.contract.test_ledger import run_of
 from tests.fakes import NOON, FakeClock, FakeLedger
@@ -212,3 +213,71 @@ async def test_a_late_claim_of_a_slot_that_was_recorded_as_missed_is_taken_back(
         await eventually(is_settled)
         assert side.conductor.orders == []
         assert side.rows() == [("12:00", Status.MISSED, Reason.OUTAGE)]
+
+
+async def test_slots_missed_before_one_that_fell_into_a_pause_have_their_row() -> None:
+    async with ended(Side()) as side:
+        side.promote()
+        fields = dict(side.agents.collection[KEY])
+        schedule = {**fields["councilor_config"]["schedule"], "enabled": False}
+        config = {**fields["councilor_config"], "schedule": schedule}
+        side.clock.now = NOON + 115 * MINUTE
+        side.change({**fields, "councilor_config": config})
+        side.clock.now = NOON + 122 * MINUTE
+        side.change(fields)
+        side.come_due(SLOT, late=95 * MINUTE)
+        await side.settled(2)
+        assert side.rows() == [
+            ("12:30", Status.MISSED, Reason.OUTAGE),
+            ("14:00", Status.SKIPPED, Reason.PAUSED),
+        ]
+        assert side.ledger.rows["exec_scout_1795437000000"]["slots_missed"] == 3
+
+
+async def test_a_clock_that_is_set_back_settles_nothing() -> None:
+    async with ended(Side()) as side:
+        side.promote()
+        side.clock.now = SLOT - 2 * SECOND
+        side.settler.fire(Fire(KEY, "scout", SLOT))
+        await turned(500)
+        assert side.rows() == []
+        assert side.jobs.jobs["scout"].next_run_at == SLOT
+        side.clock.now = SLOT
+        await eventually(lambda: has_run(side))
+
+
+async def test_a_stretch_whose_confirmation_failed_is_decided_on_again() -> None:
+    async with ended(Side()) as side:
+        side.promote(catch_up="skip")
+        confirmed = side.ledger.confirm
+
+        async def fail_once(not_run: NotRun) -> None:
+            side.ledger.confirm = confirmed  # type: ignore[method-assign]
+            raise Unavailable("an election")
+
+        side.ledger.confirm = fail_once  # type: ignore[method-assign]
+        side.come_due(SLOT, late=3 * HALF_HOUR - MINUTE)
+
+        async def is_final() -> bool:
+            return [row.get("provisional") for row in side.ledger.rows.values()] == [None]
+
+        await eventually(is_final)
+
+
+async def test_a_slot_that_was_held_back_has_its_row_though_its_schedule_is_edited() -> None:
+    async with ended(Side()) as side:
+        side.promote()
+        trouble = Failure(Reason.CONDUCTOR_UNAVAILABLE, "cannot connect", is_down=True)
+        for _ in range(3):
+            side.parts.breaker.saw(Answer(None, trouble))
+        side.come_due(SLOT)
+        await turned()
+        side.promote(value="7m")
+        side.settler.job_changed("scout")
+        side.clock.advance(MINUTE)
+        side.parts.breaker.saw(Answer("well"))
+
+        async def is_told() -> bool:
+            return ("12:30", Status.MISSED, Reason.CONDUCTOR_UNAVAILABLE) in side.rows()
+
+        await eventually(is_told)

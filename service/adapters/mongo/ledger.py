@@ -155,7 +155,8 @@ class MongoLedger:
             # The row may be there all the same, and be ours: an error says nothing (FAULTS 0.8).
             row = await self._row_of(execution.execution_id)
             if row is not None:
-                is_ours = row.get("nonce") == execution.nonce and row["status"] == Status.RUNNING
+                is_running = row.get("status") == Status.RUNNING
+                is_ours = row.get("nonce") == execution.nonce and is_running
                 return Claim.WON if is_ours else Claim.TAKEN
             if isinstance(error, DuplicateKeyError) and _is_overlap(error):
                 return Claim.OVERLAPS
@@ -178,7 +179,9 @@ class MongoLedger:
             "attempts": attempts_of(execution.attempts),
         }
         with translated():
-            taken = await self._rows.update_one(_running(orphan), {"$set": ours})
+            # As it was found: its owner may have woken up, and begun another call.
+            found = {**_running(orphan), "attempts": attempts_of(orphan.attempts)}
+            taken = await self._rows.update_one(found, {"$set": ours})
         return taken.matched_count == 1
 
     async def withdraw(self, execution: Execution) -> None:
@@ -203,9 +206,9 @@ class MongoLedger:
         """Write over what this replica has left of a try that seemed lost: a claim, a stretch."""
         ours = {"_id": not_run.execution_id, "owner": not_run.owner}
         claimed = {"status": Status.RUNNING.value, "nonce": not_run.nonce}
-        left = await self._rows.update_one(
-            {**ours, "$or": [claimed, {"provisional": True}]}, {"$set": row}
-        )
+        recorded = {"status": row["status"], "reason": row["reason"], "last_slot": None}
+        tries = [claimed, {"provisional": True}, *([] if not_run.stretch else [recorded])]
+        left = await self._rows.update_one({**ours, "$or": tries}, {"$set": row})
         return left.matched_count == 1
 
     async def confirm(self, not_run: NotRun) -> None:
@@ -256,7 +259,13 @@ class MongoLedger:
             await self._rows.update_one(row, {"$unset": {"counted": ""}})
 
     async def count_forgotten(self, before: datetime) -> int:
-        wanted = {"counted": False, "completed_at": {"$lt": before}}
+        wanted = {
+            "counted": False,
+            "completed_at": {"$lt": before},
+            "councilor_id": {"$type": "string"},
+            "execution_id": {"$type": "string"},
+            "severity": {"$in": [severity.value for severity in Severity]},
+        }
         fields = {"execution_id": 1, "councilor_id": 1, "severity": 1, "completed_at": 1}
         with translated():
             rows = [row async for row in self._rows.find(wanted, fields)]
@@ -277,6 +286,7 @@ class MongoLedger:
         wanted = {
             "councilor_id": agent_id,
             "trigger": {"$ne": Trigger.MANUAL.value},
+            "scheduled_for": {"$type": "date"},
             "$or": [{"scheduled_for": {"$gte": since}}, {"last_slot": {"$gte": since}}],
         }
         with translated():

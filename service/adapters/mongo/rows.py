@@ -85,7 +85,8 @@ def taken_by(row: Mapping[str, Any]) -> TakenSlots:
     """The slots that a row stands for."""
     first: datetime = row["scheduled_for"]
     since = row.get("created_at") if row.get("provisional") else None
-    return TakenSlots(first, row.get("last_slot") or first, since)
+    last = row.get("last_slot")
+    return TakenSlots(first, last if isinstance(last, datetime) else first, since)
 
 
 def end_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:
