@@ -121,25 +121,28 @@ async def test_work_goes_to_others_when_a_replica_has_no_place(
     assert sorted((await owners_of_runs(db)).values()) == [2, 2]
 
 
+async def waits_for_conductor(db: Database) -> bool:
+    """The last call of the run is known to have come to nothing."""
+    rows = await rows_of(db, "agent-0")
+    return bool(rows) and rows[0]["attempts"][-1]["error"] is not None
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
 async def test_a_run_that_conductor_never_heard_of_goes_on_in_another_replica(
-    launch: Launch, db: Database, conductor: TestConductor
+    launch: Launch, db: Database, conductor: TestConductor, ending: signal.Signals
 ) -> None:
-    """Killed while it waited for Conductor: the same execution, the next attempt."""
+    """Ended while it waited for Conductor: the same execution, the next attempt."""
     nowhere = f"http://127.0.0.1:{free_port()}"
-    first = await launch(CONDUCTOR_API_URL=nowhere)
+    first = await launch(CONDUCTOR_API_URL=nowhere, SCHEDULER_DRAIN_TIMEOUT="1s")
     await first.saw("resync_finished")
     await promote(db, 1, value="1h")
     await request_all(db)
     await first.saw("conductor_unavailable")
-
-    async def waits_for_conductor() -> bool:
-        (row,) = await rows_of(db, "agent-0")
-        return row["attempts"][-1]["error"] is not None
-
-    await eventually(waits_for_conductor)
-    first.kill()
-    await first.ended()
     second = await launch(CONDUCTOR_API_URL=conductor.url)
+    await know_each_other([first, second])
+    await eventually(lambda: waits_for_conductor(db))
+    first.process.send_signal(ending)
+    await first.ended()
     await second.saw("run_taken_over", within=40)
     await second.saw("run_finished")
     (row,) = await rows_of(db, "agent-0")
