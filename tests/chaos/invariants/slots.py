@@ -7,6 +7,9 @@ from tests.chaos.history import Agent, Document, History, base_name, clock, has_
 
 _ROW_WITHIN = timedelta(seconds=3)
 """How old a slot may be, when all is quiet, without having its row."""
+_WHOLESALE = {"rename back", "insert again"}
+_NOTICED_WITHIN = timedelta(seconds=1)
+"""When a whole collection comes back it is listed anew; slots until then came due unseen."""
 _ENDED = {
     "completed": {"success", "warning", "error"},
     "error": {"error"},
@@ -117,7 +120,11 @@ def _certain_since(history: History, agent: Agent) -> datetime | None:
     accepted: datetime = status["accepted_at"]
     if [write.what for write in touches] == ["insert"]:
         return accepted
-    last = [write.acked for write in touches[-1:] if write.acked is not None]
+    last = [
+        write.acked + (_NOTICED_WITHIN if write.what in _WHOLESALE else timedelta())
+        for write in touches[-1:]
+        if write.acked is not None
+    ]
     put_off = [agent.schedule["paused_until"]] if agent.schedule.get("paused_until") else []
     since: list[datetime] = [accepted, status["observed_at"], *last, *put_off]
     return max(since)
