@@ -203,6 +203,16 @@ async def test_a_stretch_whose_answer_was_lost_is_recorded_again_until_it_is_fin
     assert not await ledger.record(missed(1, 7))
 
 
+async def test_a_provisional_stretch_may_become_the_row_of_its_first_slot(ledger: Ledger) -> None:
+    """The agent was deleted before the stretch was final."""
+    await ledger.record(missed(1, 5))
+    deleted = replace(missed(1, 5), stretch=None, status=Status.SKIPPED, reason=Reason.DELETED)
+    assert await ledger.record(deleted)
+    assert await ledger.taken("scout", NOON) == [TakenSlots(NOON + MINUTE, NOON + MINUTE)]
+    (row,) = await ledger.history("scout", 10)
+    assert "slots_missed" not in row.fields
+
+
 async def test_a_row_that_gives_way_is_gone_unless_it_is_anothers(ledger: Ledger) -> None:
     await ledger.record(missed(1, 1))
     await ledger.discard(replace(missed(1, 1), owner="another"))

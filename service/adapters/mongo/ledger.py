@@ -60,6 +60,7 @@ _FOREIGN_END = {
     "$currentDate": {"completed_at": True},
 }
 _NOT_COMMON_YET = "the row is not acknowledged by the majority yet: it may be gone with its primary"
+_OF_A_STRETCH = ("provisional", "slots_missed", "first_slot", "last_slot")
 _MOST_TAKEN = 1_000
 _TAKEN_FIELDS = dict.fromkeys(("scheduled_for", "last_slot", "created_at", "provisional"), 1)
 _STARTED = {"status": {"$in": [Status.RUNNING, Status.COMPLETED, Status.ERROR]}}
@@ -208,7 +209,10 @@ class MongoLedger:
         claimed = {"status": Status.RUNNING.value, "nonce": not_run.nonce}
         recorded = {"status": row["status"], "reason": row["reason"], "last_slot": None}
         tries = [claimed, {"provisional": True}, *([] if not_run.stretch else [recorded])]
-        left = await self._rows.update_one({**ours, "$or": tries}, {"$set": row})
+        gone = {name: "" for name in ("nonce", *_OF_A_STRETCH) if name not in row}
+        left = await self._rows.update_one(
+            {**ours, "$or": tries}, {"$set": row, **({"$unset": gone} if gone else {})}
+        )
         return left.matched_count == 1
 
     async def confirm(self, not_run: NotRun) -> None:
