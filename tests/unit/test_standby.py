@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.domain.execution import Fire, NotRun, Reason, Status, Trigger
+from service.domain.execution import Claim, Execution, Fire, NotRun, Reason, Status, Trigger
 from service.ports import Answer, Failure, Unavailable
 from service.standby import Standby
 from tests.contract.test_ledger import run_of
@@ -281,3 +281,23 @@ async def test_a_slot_that_was_held_back_has_its_row_though_its_schedule_is_edit
             return ("12:30", Status.MISSED, Reason.CONDUCTOR_UNAVAILABLE) in side.rows()
 
         await eventually(is_told)
+
+
+async def test_a_run_that_goes_on_keeps_its_row_though_its_schedule_is_edited() -> None:
+    async with ended(Side()) as side:
+        side.promote()
+        side.conductor.released.clear()
+        opened = side.ledger.open
+
+        async def open_and_edit(execution: Execution) -> Claim:
+            claim = await opened(execution)
+            side.promote(value="7m")
+            side.settler.job_changed("scout")
+            return claim
+
+        side.ledger.open = open_and_edit  # type: ignore[method-assign]
+        side.come_due(SLOT)
+        await side.settled(1)
+        assert side.rows() == [("12:30", Status.RUNNING, None)]
+        side.conductor.released.set()
+        await eventually(lambda: has_run(side))
