@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from time import monotonic
@@ -24,7 +24,7 @@ from service.domain.execution import (
 from service.domain.jobs import Absence, AgentDocument, Desired, JobState
 from service.domain.planning import desired_by
 from service.domain.schedule import Timetable
-from service.ports import Agents, Clock, Ledger
+from service.ports import Agents, Clock, Ledger, TakenSlots
 from service.runner import Runner
 from service.telemetry import Telemetry
 
@@ -175,25 +175,23 @@ class Cases:
         row = self._not_run(case, stretch.first, Status.MISSED, reason, stretch)
         if row.execution_id in self._runner.executions:
             return stretch.first  # it runs here
+        known = await self._ledger.taken(row.agent_id, stretch.first)
+        ends = [slots.last for slots in known if slots.covers(stretch.first)]
+        if ends and all(slots.is_final(self._clock()) for slots in known):
+            return min(max(ends), stretch.last)
+        stretch = _before_others(stretch, known, timetable)
+        row = replace(row, stretch=stretch)
         self._runner.doubt(row.execution_id)  # until it is final: it is decided on again else
         is_recorded = await self._ledger.record(row) and not await self._gave_way(row)
         if is_recorded and stretch.count > 1:
-            row = replace(row, stretch=await self._without_others(row, stretch, timetable))
+            known = await self._ledger.taken(row.agent_id, stretch.first)
+            row = replace(row, stretch=_before_others(stretch, known, timetable))
             await self._ledger.confirm(row)
         self._runner.resolved(row.execution_id)
         if not is_recorded or row.stretch is None:
             return stretch.first
         self._telemetry.not_run(row)
         return row.stretch.last
-
-    async def _without_others(self, row: NotRun, stretch: Stretch, timetable: Timetable) -> Stretch:
-        """The beginning of a stretch, up to the first slot that another row stands for."""
-        taken = await self._ledger.taken(row.agent_id, stretch.first)
-        others = [slots.first for slots in taken if stretch.first < slots.first <= stretch.last]
-        if not others:
-            return stretch
-        last = timetable.latest_slot(others[0] - _TICK) or stretch.first
-        return Stretch(stretch.first, last, timetable.count(stretch.first, last))
 
     async def _record(self, case: Case, slot: datetime, status: Status, reason: Reason) -> bool:
         row = self._not_run(case, slot, status, reason, None)
@@ -239,6 +237,15 @@ class Cases:
             stretch=stretch,
         )
         return replace(row, nonce=self._nonce(row.execution_id))
+
+
+def _before_others(stretch: Stretch, known: Sequence[TakenSlots], timetable: Timetable) -> Stretch:
+    """The beginning of a stretch, up to the first slot that another row stands for."""
+    others = [slots.first for slots in known if stretch.first < slots.first <= stretch.last]
+    if not others:
+        return stretch
+    last = timetable.latest_slot(others[0] - _TICK) or stretch.first
+    return Stretch(stretch.first, last, timetable.count(stretch.first, last))
 
 
 def _is_seen_on(document: AgentDocument, since: datetime, until: datetime) -> bool:

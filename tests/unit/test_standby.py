@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from service.domain.execution import Claim, Execution, Fire, NotRun, Reason, Status, Trigger
+from service.domain.execution import (
+    Claim,
+    Execution,
+    Fire,
+    NotRun,
+    Reason,
+    Status,
+    Trigger,
+    interrupted,
+)
 from service.ports import Answer, Failure, Unavailable
 from service.standby import Standby
 from tests.contract.test_ledger import run_of
@@ -301,3 +310,24 @@ async def test_a_run_that_goes_on_keeps_its_row_though_its_schedule_is_edited() 
         assert side.rows() == [("12:30", Status.RUNNING, None)]
         side.conductor.released.set()
         await eventually(lambda: has_run(side))
+
+
+async def test_a_slot_between_two_that_have_rows_gets_its_own() -> None:
+    """Its replica died before it was settled, and the next one was on time again."""
+    async with ended(Side()) as side:
+        side.promote(catch_up="skip")
+        for minutes in (30, 90):
+            run = run_of(minutes=minutes, owner="replica-2")
+            await side.ledger.open(run)
+            await side.ledger.close(run, None, interrupted(run, SLOT, "gone"))
+        side.come_due(SLOT, late=3 * HALF_HOUR - MINUTE)
+
+        async def is_settled() -> bool:
+            return side.jobs.jobs["scout"].next_run_at == SLOT + 3 * HALF_HOUR
+
+        await eventually(is_settled)
+        assert [(slot, reason) for slot, _, reason in side.rows()] == [
+            ("12:30", Reason.INTERRUPTED),
+            ("13:00", Reason.OUTAGE),
+            ("13:30", Reason.INTERRUPTED),
+        ]

@@ -7,9 +7,10 @@ from tests.chaos.history import Agent, Document, History, base_name, clock, has_
 
 _ROW_WITHIN = timedelta(seconds=3)
 """How old a slot may be, when all is quiet, without having its row."""
-_WHOLESALE = {"rename back", "insert again"}
-_NOTICED_WITHIN = timedelta(seconds=1)
-"""When a whole collection comes back it is listed anew; slots until then came due unseen."""
+_UNSEEN = {"rename back", "insert again", "rename"}
+_NOTICED_WITHIN = timedelta(seconds=5)
+"""A collection that comes back is listed anew, and a renamed agent is a new one, whom nobody knows
+if no replica is there: slots until then came due unseen."""
 _ENDED = {
     "completed": {"success", "warning", "error"},
     "error": {"error"},
@@ -121,7 +122,7 @@ def _certain_since(history: History, agent: Agent) -> datetime | None:
     if [write.what for write in touches] == ["insert"]:
         return accepted
     last = [
-        write.acked + (_NOTICED_WITHIN if write.what in _WHOLESALE else timedelta())
+        write.acked + (_NOTICED_WITHIN if write.what in _UNSEEN else timedelta())
         for write in touches[-1:]
         if write.acked is not None
     ]
