@@ -1,6 +1,5 @@
 """Fixtures: a real replica set, a clock, and a database of its own for each test."""
 
-import asyncio
 import os
 import socket
 import threading
@@ -16,6 +15,7 @@ from pymongo import MongoClient
 from service.adapters.embedded import embedded_mongod
 from service.adapters.mongo.client import Client, connected
 from service.adapters.mongo.replica_set import initiate
+from tests.keeping import kept
 
 MONGO_IMAGE = os.environ.get("MONGO_IMAGE", "mongo:8.0")
 """What testcontainers starts where a Docker engine answers."""
@@ -85,37 +85,13 @@ def _initiate_inside(url: str) -> None:
 
 @contextmanager
 def _from_binary(data_dir: Path) -> Iterator[str]:
-    """The embedded mongod, kept by a thread with a loop of its own for the whole session."""
-    urls: list[str] = []
-    is_up, stop = threading.Event(), threading.Event()
-    faults: list[BaseException] = []
-
-    async def keep() -> None:
-        parameters = ["--setParameter", "enableTestCommands=1"]
-        async with embedded_mongod(
-            data_dir=data_dir, environ=os.environ, initiate=initiate, extra_args=parameters
-        ) as mongod:
-            urls.append(mongod.url)
-            is_up.set()
-            await asyncio.to_thread(stop.wait)
-
-    def run() -> None:
-        try:
-            asyncio.run(keep())
-        except BaseException as fault:  # noqa: BLE001 raised again where the fixture is asked for
-            faults.append(fault)
-            is_up.set()
-
-    thread = threading.Thread(target=run, name="mongod of the tests")
-    thread.start()
-    is_up.wait()
-    try:
-        if faults:
-            raise faults[0]
-        yield urls[0]
-    finally:
-        stop.set()
-        thread.join()
+    """The embedded mongod, for the whole session."""
+    parameters = ["--setParameter", "enableTestCommands=1"]
+    mongod = embedded_mongod(
+        data_dir=data_dir, environ=os.environ, initiate=initiate, extra_args=parameters
+    )
+    with kept(mongod, "mongod of the tests") as (running, _):
+        yield running.url
 
 
 @pytest.fixture

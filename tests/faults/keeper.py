@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pytest
 
 from service.adapters.embedded import EmbeddedUnavailable, find_mongod
 from tests.cluster import Node, ReplicaSet, replica_set
+from tests.keeping import kept as kept_by_thread
 
 _T = TypeVar("_T")
 
@@ -92,31 +92,6 @@ def kept(folder: Path, members: int, options: Sequence[str] = ()) -> Iterator[Cl
         find_mongod(os.environ)
     except EmbeddedUnavailable as unavailable:
         pytest.skip(f"needs a mongod that can be killed: {unavailable}")
-    is_up, kept_ones, faults = threading.Event(), list[Cluster](), list[BaseException]()
-    ends: list[asyncio.Event] = []
-
-    async def keep() -> None:
-        async with replica_set(folder, members=members, options=options) as them:
-            ends.append(asyncio.Event())
-            kept_ones.append(Cluster(them, asyncio.get_running_loop()))
-            is_up.set()
-            await ends[0].wait()
-
-    def run() -> None:
-        try:
-            asyncio.run(keep())
-        except BaseException as fault:  # noqa: BLE001 raised again where the fixture is asked for
-            faults.append(fault)
-            is_up.set()
-
-    thread = threading.Thread(target=run, name="replica set of the tests")
-    thread.start()
-    is_up.wait()
-    try:
-        if faults:
-            raise faults[0]
-        yield kept_ones[0]
-    finally:
-        if kept_ones:
-            kept_ones[0].loop.call_soon_threadsafe(ends[0].set)
-        thread.join()
+    them = replica_set(folder, members=members, options=options)
+    with kept_by_thread(them, "replica set of the tests") as (running, loop):
+        yield Cluster(running, loop)
