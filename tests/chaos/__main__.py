@@ -71,7 +71,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     add("--agents", type=_count, default=30, metavar="30")
     add("--replicas", type=_count, default=3, metavar="3")
     add("--only", type=_kinds, default=frozenset(), metavar="KIND,KIND", help="only such faults")
-    add("--keep", type=Path, metavar="FOLDER", help="leave logs, data and the history there")
+    add("--keep", type=Path, metavar="FOLDER", help="leave logs and the history there")
     add("--service", type=_service, default=_HERE, metavar="FOLDER", help="another copy of it")
     add("--sabotage", choices=["drop-index"], help="break the service, to see it noticed")
     add("--verbose", action="store_true", help="print the plan first")
@@ -95,6 +95,13 @@ def _folder(wanted: Path | None, seed: int) -> Iterator[Path]:
         yield folder_of_run
 
 
+def _drop_data(folder: Path) -> None:
+    """Leave the mongods' logs and not their data, which is a gigabyte a run."""
+    for log in list(folder.glob("*/mongod.log")):
+        log.rename(folder / f"mongod-{log.parent.name}.log")
+        rmtree(folder / log.parent.name)
+
+
 async def _run(plan: Sequence[Fault], seed: int, chosen: argparse.Namespace) -> Totals:
     console = _console()
     options = Options(
@@ -110,6 +117,7 @@ async def _run(plan: Sequence[Fault], seed: int, chosen: argparse.Namespace) -> 
             history = await history_of(plan, options, folder)
         if chosen.keep is not None:
             keep(folder, history)
+            _drop_data(folder)
     violations = violations_of(history)
     totals = totals_of(seed, history, violations)
     show_run(console, totals, history, violations)
