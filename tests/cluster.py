@@ -28,12 +28,20 @@ _SMALL = ("--wiredTigerCacheSizeGB=0.25", "--nounixsocket", "--bind_ip=127.0.0.1
 _PARAMETERS = (
     *("--setParameter=enableTestCommands=1", "--setParameter=minOplogTruncationPoints=2"),
     "--setParameter=diagnosticDataCollectionEnabled=false",
+    # A member that reads its oplog from a frozen one gives up in 6 s, not 10: until then there is
+    # no majority.
+    "--setParameter=oplogNetworkTimeoutBufferSeconds=1",
 )
 _FAIL_POINTS = (
     *("failCommand", "failGetMoreAfterCursorCheckout"),
     *("rsSyncApplyStop", "stopReplProducer"),
 )
-_QUICK_ELECTIONS = {"electionTimeoutMillis": 2_000, "heartbeatIntervalMillis": 500}
+_QUICK_ELECTIONS = {
+    "electionTimeoutMillis": 2_000,
+    "heartbeatIntervalMillis": 500,
+    "heartbeatTimeoutSecs": 2,
+    "chainingAllowed": False,
+}
 
 
 class Proxy:
