@@ -1,6 +1,7 @@
 """Five-field crons in a time zone: their dialect, and their slots in closed form."""
 
 import re
+from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -14,10 +15,13 @@ from service.domain.zones import Span, instant_of, known_zones, local, span_at, 
 
 _TICK = timedelta(microseconds=1)
 _MINUTE = timedelta(minutes=1)
+_FOR_EVER = datetime.max.replace(tzinfo=UTC)
 _SOME_DAY, _A_LIFETIME = datetime(2024, 1, 1, tzinfo=UTC), timedelta(days=50 * 365)
 _MOST_CHANGED = timedelta(days=2)
 """More than clocks are ever changed by."""
 _LONGEST_CRON_TEXT = 200
+_ANSWERS_KEPT = 8
+"""Verdicts show the next runs: as many answers are asked for in turn."""
 
 _MACROS = {
     "@hourly": "0 * * * *",
@@ -78,9 +82,15 @@ class Cron:
         return _shortest_gap(self.expression)
 
     def next_slot(self, after: datetime, accepted_at: datetime) -> datetime:
-        slot = self._first_after(max(after, accepted_at), datetime.max.replace(tzinfo=UTC))
-        assert slot is not None  # `cron_from` has seen to that
-        return slot
+        after = max(after, accepted_at)
+        known = _answers_of(self.expression, self.zone)
+        for since, slot in known:
+            if since <= after < slot:
+                return slot
+        found = self._first_after(after, _FOR_EVER)
+        assert found is not None  # `cron_from` has seen to that
+        known.appendleft((after, found))
+        return found
 
     @property
     def ever_comes(self) -> bool:
@@ -143,6 +153,7 @@ class Cron:
         return left_out < local(span.start, span.offset)
 
 
+@lru_cache(maxsize=4096)
 def cron_from(text: str, zone: str) -> Cron:
     """Read five cron fields or a macro such as `@daily`, for the IANA time zone `zone`.
 
@@ -230,6 +241,12 @@ def _number(text: str, names: tuple[str, ...]) -> int | None:
     if text in names:
         return names.index(text)
     return int(text) if text.isdecimal() else None
+
+
+@lru_cache(maxsize=4096)
+def _answers_of(expression: str, zone: str) -> deque[tuple[datetime, datetime]]:
+    """The latest answers, of all councilors with this cron: from when on each was the next slot."""
+    return deque(maxlen=_ANSWERS_KEPT)
 
 
 @lru_cache(maxsize=4096)

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 LONGEST_INTERVAL = timedelta(days=3660)
 
@@ -25,6 +26,7 @@ class ScheduleError(ValueError):
         self.part = part
 
 
+@lru_cache(maxsize=4096)
 def every_from(text: str) -> "Every":
     """The schedule of an interval text; raises ScheduleError as `interval_from` does."""
     return Every(period=interval_from(text), text=text)

@@ -92,6 +92,8 @@ class Job:
     problem: Problem | None = None
     skipped_slot: datetime | None = None
     """The slot that `skip_next` takes out, or took out when it came."""
+    is_assumed: bool = False
+    """Whether `accepted_at` is a guess, until the server has set it."""
 
     @property
     def timetable(self) -> Timetable | None:
@@ -99,6 +101,22 @@ class Job:
         if self.state is not JobState.SCHEDULED or self.spec is None or self.accepted_at is None:
             return None
         return self.spec.timetable(self.accepted_at)
+
+    def due_next(self, next_run_at: datetime | None) -> "Job":
+        """The same job with another next run."""
+        return Job(
+            self.key,
+            self.agent_id,
+            self.name,
+            self.state,
+            self.spec_hash,
+            self.spec,
+            self.accepted_at,
+            next_run_at,
+            self.problem,
+            self.skipped_slot,
+            self.is_assumed,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,14 @@ from apscheduler.job import Job as TimerJob
 from apscheduler.jobstores.base import ConflictingIdError, JobLookupError
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.schedulers.base import BaseScheduler
+from apscheduler.util import obj_to_ref
 from structlog.testing import capture_logs
 
 from service.adapters.apscheduler import (
     LONGEST_SLEEP,
     HeapJobStore,
     SlotExecutor,
+    SlotJob,
     SlotScheduler,
     SlotTrigger,
     TimedJobs,
@@ -30,6 +32,7 @@ from service.domain.execution import Fire, Trigger
 from service.domain.interval import Every, every_from
 from service.domain.jobs import Job, JobSpec, JobState
 from service.domain.schedule import Timetable
+from tests.steps import eventually
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 PAST, FUTURE = NOON.replace(year=2020), NOON.replace(year=2998)
@@ -149,11 +152,21 @@ def test_trigger_jumps_over_missed_slots(
 
 # What the module leans on beyond APScheduler's documented interface.
 
+def test_a_lean_job_is_what_apscheduler_would_have_made() -> None:
+    lean = SlotJob(AsyncIOScheduler(timezone=UTC), "a", SlotTrigger(HOURLY), NOON)
+    usual = timer("a", NOON)
+    for name in set(TimerJob.__slots__) - {"__weakref__", "_scheduler", "_jobstore_alias"}:
+        said, wanted = getattr(lean, name), getattr(usual, name)
+        assert name in ("func", "func_ref", "trigger") or said == wanted, name
+    assert lean.func_ref == obj_to_ref(lean.func)
+    assert str(lean).startswith("slot (trigger: ")
+
+
 LEANED_ON = {
     "_process_jobs": (BaseScheduler._process_jobs, ["self"]),
     "_start_timer": (AsyncIOScheduler._start_timer, ["self", "wait_seconds"]),
+    "_stop_timer": (AsyncIOScheduler._stop_timer, ["self"]),
     "submit_job": (BaseExecutor.submit_job, ["self", "job", "run_times"]),
-    "_modify": (TimerJob._modify, ["self", "changes"]),
 }
 
 
@@ -178,7 +191,7 @@ async def test_one_trigger_that_fails_stops_no_other_timer() -> None:
     for job_id, chosen in (("a", Stuck(HOURLY)), ("b", trigger)):
         scheduler.add_job(print, chosen, id=job_id, next_run_time=NOON, misfire_grace_time=None)
     with capture_logs() as logs:
-        assert scheduler._process_jobs() == HOUR.total_seconds()
+        assert scheduler._process_jobs() == LONGEST_SLEEP.total_seconds()
     assert [(entry["event"], entry["agent_id"]) for entry in logs] == [("timer_failed", "a")]
     assert told == [("a", NOON), ("b", NOON)]
     assert [job.next_run_time for job in store.get_all_jobs()] == [NOON + HOUR, None]
@@ -264,15 +277,36 @@ async def test_edit_drops_the_open_slot() -> None:
 
 
 async def test_timer_that_failed_is_set_anew_when_its_job_is_put() -> None:
-    table = Table()
+    table, due = Table(), job_of(wall_clock() - HOUR - MINUTE)
     async with table.jobs.firing(table.fires.put_nowait):
-        table.jobs.put(job_of(FUTURE))
+        table.jobs.put(due)
         timer = table.jobs._store.lookup_job("a")
-        assert timer is not None
-        timer._modify(next_run_time=None)
-        table.jobs._store.update_job(timer)
+        assert timer is not None and due.timetable is not None and due.next_run_at is not None
+        timer.trigger = Stuck(due.timetable)
+        with capture_logs():
+            await asyncio.wait_for(table.fires.get(), 1)
+        table.jobs.settle("a", due.next_run_at)
         assert table.next_run_at() is None
         table.jobs.put(job_of(FUTURE))
+        assert table.next_run_at() == FUTURE + HOUR
+
+
+async def test_a_job_whose_acceptance_is_a_guess_fires_once_it_is_known() -> None:
+    """Its slots may still move; where they do, the one that was due is none."""
+    table, guess = Table(), replace(job_of(wall_clock() - HOUR - MINUTE), is_assumed=True)
+    async with table.jobs.firing(table.fires.put_nowait):
+        table.jobs.put(guess)
+
+        async def is_due() -> bool:
+            return "a" in table.jobs._open
+
+        await eventually(is_due)
+        assert table.fires.empty()
+        table.jobs.put(replace(guess, is_assumed=False))
+        assert table.fires.get_nowait().due_at == guess.next_run_at
+        table.jobs.put(guess)
+        table.jobs.put(job_of(FUTURE))
+        assert table.fires.empty()
         assert table.next_run_at() == FUTURE + HOUR
 
 
