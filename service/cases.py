@@ -213,8 +213,7 @@ class Cases:
             return False
         slot = row.scheduled_for
         for _ in range(_LOOKS):
-            taken = await self._ledger.taken(row.agent_id, slot)
-            covering = [slots for slots in taken if slots.covers(slot)]
+            covering = await self._ledger.covering(row.agent_id, slot)
             if all(slots.is_final(self._clock()) for slots in covering):
                 break
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)

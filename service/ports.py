@@ -270,6 +270,9 @@ class Ledger(Protocol):
         Unavailable.
         """
 
+    async def covering(self, agent_id: str, slot: datetime) -> Sequence[TakenSlots]:
+        """The rows of stretches that this slot is in, beyond their first. Raises Unavailable."""
+
     async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
         """Those of these executions that have a row. Raises Unavailable."""
 

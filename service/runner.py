@@ -226,9 +226,7 @@ class Runner:
         is_last = order.retry_until - execution.started_at > _ON_TIME
         if execution.trigger is Trigger.MANUAL or (is_on_time and is_last):
             return False
-        slot = execution.scheduled_for
-        taken = await self._ledger.taken(execution.agent_id, slot)
-        covering = [slots for slots in taken if slots.covers(slot)]
+        covering = await self._ledger.covering(execution.agent_id, execution.scheduled_for)
         if not all(slots.is_final(self._clock()) for slots in covering):
             raise LookAgain("others record a stretch of slots, this one among them")
         return bool(covering)

@@ -98,7 +98,6 @@ class Settler:
         """Settle nothing more; slots that are open stay so, for the other replicas or the next."""
         self._is_stopped = True
         await cancelled(self._tasks.values())
-        await self._standby.stop()
 
     async def _settle_due(self, fire: Fire) -> None:
         """Settle the agent's slots, oldest first, until none is due."""

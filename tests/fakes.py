@@ -387,6 +387,9 @@ class FakeLedger:
         ]
         return sorted((s for s in slots if s.last >= since), key=lambda slots: slots.first)
 
+    async def covering(self, agent_id: str, slot: datetime) -> Sequence[TakenSlots]:
+        return [slots for slots in await self.taken(agent_id, slot) if slots.covers(slot)]
+
     async def discard(self, not_run: NotRun) -> None:
         self.outage.check()
         row = self.rows.get(not_run.execution_id, {})

@@ -152,6 +152,7 @@ def test_trigger_jumps_over_missed_slots(
 
 # What the module leans on beyond APScheduler's documented interface.
 
+
 def test_a_lean_job_is_what_apscheduler_would_have_made() -> None:
     lean = SlotJob(AsyncIOScheduler(timezone=UTC), "a", SlotTrigger(HOURLY), NOON)
     usual = timer("a", NOON)
@@ -281,7 +282,9 @@ async def test_timer_that_failed_is_set_anew_when_its_job_is_put() -> None:
     async with table.jobs.firing(table.fires.put_nowait):
         table.jobs.put(due)
         timer = table.jobs._store.lookup_job("a")
-        assert timer is not None and due.timetable is not None and due.next_run_at is not None
+        assert timer is not None
+        assert due.timetable is not None
+        assert due.next_run_at is not None
         timer.trigger = Stuck(due.timetable)
         with capture_logs():
             await asyncio.wait_for(table.fires.get(), 1)

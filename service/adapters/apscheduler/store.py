@@ -37,8 +37,6 @@ def slot() -> None:
 class SlotJob(TimerJob):
     """A timer. APScheduler's constructor checks for 9 µs what is the same for all of them."""
 
-    __slots__ = ()
-
     def __init__(
         self, scheduler: object, job_id: str, trigger: BaseTrigger, next_run_time: datetime
     ) -> None:

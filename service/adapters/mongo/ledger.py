@@ -1,29 +1,32 @@
 """The collection `councilor_executions`: one row a slot; the unique index decides who runs it."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import structlog
 from bson.errors import BSONError
-from pymongo import ASCENDING, DESCENDING, IndexModel, ReadPreference
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo import ASCENDING, DESCENDING, InsertOne, ReadPreference
+from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from service.adapters.mongo.client import DURABLE, Client, translated, translation_of
-from service.adapters.mongo.keys import id_of
+from service.adapters.mongo.bulks import meaning_of, write_all
+from service.adapters.mongo.client import DURABLE, Client, translated
+from service.adapters.mongo.endings import Count, Ending, Endings
+from service.adapters.mongo.indexes import expire_after, restore_indexes
 from service.adapters.mongo.rows import (
     attempts_of,
-    end_of,
     execution_of,
     final_row,
     is_ours,
+    running_filter,
     running_row,
     shown,
     stretch_of,
     taken_by,
 )
-from service.adapters.mongo.stats import CountedRun, counted
+from service.adapters.mongo.stats import CountedRun
+from service.batching import Batcher
 from service.domain.councilor import DocumentKey
 from service.domain.execution import (
     Attempt,
@@ -36,19 +39,8 @@ from service.domain.execution import (
     Trigger,
 )
 from service.domain.severity import Severity
-from service.ports import LedgerRow, Misconfigured, Refused, TakenSlots, Unavailable
+from service.ports import LedgerRow, TakenSlots, Unavailable
 
-log = structlog.get_logger()
-
-_INDEX_OPTIONS_CONFLICT = 85
-_INDEX_CONFLICTS = {_INDEX_OPTIONS_CONFLICT, 86}
-_INDEX_IN_THE_WAY = (
-    "SCHEDULER_EXECUTIONS_COLLECTION: an index of another kind is in the way; drop it"
-)
-_DUPLICATES = (
-    "SCHEDULER_EXECUTIONS_COLLECTION: the collection holds several rows with one execution_id, "
-    "written by another program; rename it, or name another one"
-)
 _FOREIGN_RUN = {"status": Status.RUNNING.value, "owner": {"$not": {"$type": "string"}}}
 _FOREIGN_END = {
     "$set": {
@@ -65,30 +57,6 @@ _MOST_TAKEN = 1_000
 _TAKEN_FIELDS = dict.fromkeys(("scheduled_for", "last_slot", "created_at", "provisional"), 1)
 _STARTED = {"status": {"$in": [Status.RUNNING, Status.COMPLETED, Status.ERROR]}}
 
-INDEXES = (
-    IndexModel([("execution_id", ASCENDING)], unique=True),
-    IndexModel([("councilor_id", ASCENDING), ("started_at", DESCENDING)]),
-    IndexModel([("councilor_id", ASCENDING), ("scheduled_for", DESCENDING)]),
-    IndexModel(
-        [("status", ASCENDING)],
-        name="running",
-        partialFilterExpression={"status": Status.RUNNING.value},
-    ),
-    IndexModel(
-        [("councilor_id", ASCENDING)],
-        name="one_run_at_a_time",
-        unique=True,
-        partialFilterExpression={"status": Status.RUNNING.value},
-    ),
-    IndexModel(
-        [("counted", ASCENDING)],
-        name="not_counted_yet",
-        partialFilterExpression={"counted": False},
-    ),
-)
-"""The first unique index makes one row of a slot (so does `_id`, should somebody drop the
-collection and with it the indexes); the second makes an overlap impossible."""
-
 
 class MongoLedger:
     """The port `Ledger` on a real collection."""
@@ -103,6 +71,12 @@ class MongoLedger:
         self._agents = client[database].get_collection(
             agents, write_concern=DURABLE, read_preference=ReadPreference.PRIMARY
         )
+        self._endings = Endings(self._rows, self._agents)
+        # What many slots ask for at the same time is sent as one (DESIGN decision 12).
+        self._inserts: Batcher[dict[str, Any], None] = Batcher(self._insert_all)
+        self._closings = Batcher(self._endings.close_all, weight=lambda ending: ending.weight)
+        self._lookups = Batcher(self._look_up)
+        self._stretches = Batcher(self._look_for_stretches)
 
     async def prepare(self, keep_for: timedelta | None) -> None:
         """Create the indexes, and the one that expires rows after `keep_for`.
@@ -114,47 +88,19 @@ class MongoLedger:
             await self._rows.update_many(_FOREIGN_RUN, _FOREIGN_END)
         await self.restore_indexes()
         with translated():
-            await self._expire_after(keep_for)
+            await expire_after(self._rows, keep_for)
 
     async def restore_indexes(self) -> None:
-        try:
-            # An equal index of another name serves as well; creating ours would fail.
-            there = [_essence_of(index) async for index in self._rows.list_indexes()]
-            missing = [index for index in INDEXES if _essence_of(index.document) not in there]
-            if missing:
-                await self._rows.create_indexes(missing)
-        except DuplicateKeyError as error:
-            raise Misconfigured(_DUPLICATES) from error
-        except OperationFailure as error:
-            if error.code in _INDEX_CONFLICTS:
-                text = (error.details or {}).get("errmsg", "")
-                raise Misconfigured(f"{_INDEX_IN_THE_WAY}: {text}") from error
-            raise translation_of(error) from error
-        except PyMongoError as error:
-            raise translation_of(error) from error
-
-    async def _expire_after(self, keep_for: timedelta | None) -> None:
-        if keep_for is None:
-            if "expiry" in await self._rows.index_information():
-                await self._rows.drop_index("expiry")
-            return
-        seconds = int(keep_for.total_seconds())
-        try:
-            await self._rows.create_index("created_at", name="expiry", expireAfterSeconds=seconds)
-        except OperationFailure as error:
-            if error.code != _INDEX_OPTIONS_CONFLICT:
-                raise
-            await self._rows.drop_index("expiry")
-            await self._rows.create_index("created_at", name="expiry", expireAfterSeconds=seconds)
+        await restore_indexes(self._rows)
 
     async def open(self, execution: Execution) -> Claim:
         try:
-            await self._rows.insert_one(running_row(execution))
+            await self._inserts.ask(running_row(execution))
         except BSONError as error:
-            raise Refused(f"{type(error).__name__}: the driver refuses this row") from error
+            raise meaning_of(error) from error
         except PyMongoError as error:
             # The row may be there all the same, and be ours: an error says nothing (FAULTS 0.8).
-            row = await self._row_of(execution.execution_id)
+            row = await self._lookups.ask(execution.execution_id)
             if row is not None:
                 is_running = row.get("status") == Status.RUNNING
                 is_ours = row.get("nonce") == execution.nonce and is_running
@@ -163,13 +109,17 @@ class MongoLedger:
                 return Claim.OVERLAPS
             if isinstance(error, DuplicateKeyError):
                 raise Unavailable(_NOT_COMMON_YET) from error
-            raise translation_of(error) from error
+            raise meaning_of(error) from error
         return Claim.WON
+
+    async def _insert_all(self, rows: Sequence[dict[str, Any]]) -> Sequence[Exception | None]:
+        written = await write_all(self._rows, [InsertOne(row) for row in rows])
+        return written.failures
 
     async def note_attempts(self, execution: Execution, attempts: Sequence[Attempt]) -> bool:
         with translated():
             noted = await self._rows.update_one(
-                _running(execution), {"$set": {"attempts": attempts_of(attempts)}}
+                running_filter(execution), {"$set": {"attempts": attempts_of(attempts)}}
             )
         return noted.matched_count == 1
 
@@ -181,26 +131,28 @@ class MongoLedger:
         }
         with translated():
             # As it was found: its owner may have woken up, and begun another call.
-            found = {**_running(orphan), "attempts": attempts_of(orphan.attempts)}
+            found = {**running_filter(orphan), "attempts": attempts_of(orphan.attempts)}
             taken = await self._rows.update_one(found, {"$set": ours})
         return taken.matched_count == 1
 
     async def withdraw(self, execution: Execution) -> None:
         with translated():
-            await self._rows.delete_one(_running(execution))
+            await self._rows.delete_one(running_filter(execution))
 
     async def record(self, not_run: NotRun) -> bool:
         row = final_row(not_run)
-        with translated():
-            try:
-                await self._rows.insert_one(row)
-            except DuplicateKeyError as error:
-                del row["_id"]
+        try:
+            await self._inserts.ask(row)
+        except DuplicateKeyError as error:
+            del row["_id"]
+            with translated():
                 if await self._is_rewritten(not_run, row):
                     return True
-                if await self._row_of(not_run.execution_id) is None:
-                    raise Unavailable(_NOT_COMMON_YET) from error
-                return False
+            if await self._lookups.ask(not_run.execution_id) is None:
+                raise Unavailable(_NOT_COMMON_YET) from error
+            return False
+        except (PyMongoError, BSONError) as error:
+            raise meaning_of(error) from error
         return True
 
     async def _is_rewritten(self, not_run: NotRun, row: Mapping[str, Any]) -> bool:
@@ -229,38 +181,7 @@ class MongoLedger:
             await self._rows.delete_one({**row, "status": not_run.status.value})
 
     async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
-        end = {**end_of(execution, outcome), "counted": False}
-        with translated():
-            closed = await self._rows.update_one(_running(execution), {"$set": end})
-            if closed.modified_count == 0:
-                # By somebody else's hand, or by ours in a try that seemed lost.
-                done = {
-                    **_running(execution),
-                    "status": outcome.status.value,
-                    "completed_at": outcome.completed_at,
-                }
-                if await self._rows.find_one(done, {"_id": 1}) is None:
-                    return False
-        run = CountedRun(execution.execution_id, outcome.severity, outcome.completed_at)
-        await self._count(execution.agent_id, key, run)
-        return True
-
-    async def _count(self, agent_id: str, key: DocumentKey | None, run: CountedRun) -> None:
-        """Count a run, once however often this is asked for, then take the mark off its row.
-
-        No transaction: one that a killed process leaves open locks the agent's document for a
-        minute, for every writer.
-        """
-        agent = {"agent_id": agent_id} if key is None else {"_id": id_of(key), "agent_id": agent_id}
-        try:
-            with translated():
-                await self._agents.update_one(agent, counted(run))
-        except Refused as refused:
-            # A document that refuses its statistics (a validator of the user's) does without.
-            log.warning("stats_refused", agent_id=agent_id, error=str(refused))
-        with translated():
-            row = {"execution_id": run.execution_id}
-            await self._rows.update_one(row, {"$unset": {"counted": ""}})
+        return await self._closings.ask(Ending(execution, key, outcome))
 
     async def count_forgotten(self, before: datetime) -> int:
         wanted = {
@@ -273,10 +194,17 @@ class MongoLedger:
         fields = {"execution_id": 1, "councilor_id": 1, "severity": 1, "completed_at": 1}
         with translated():
             rows = [row async for row in self._rows.find(wanted, fields)]
-        for row in rows:
-            severity = Severity(row["severity"])
-            run = CountedRun(row["execution_id"], severity, row["completed_at"])
-            await self._count(row["councilor_id"], None, run)
+        counts = [
+            Count(
+                row["councilor_id"],
+                None,
+                CountedRun(row["execution_id"], Severity(row["severity"]), row["completed_at"]),
+            )
+            for row in rows
+        ]
+        for trouble in await self._endings.count_all(counts):
+            if trouble is not None:
+                raise trouble
         return len(rows)
 
     async def running_owner(self, agent_id: str) -> str | None:
@@ -297,6 +225,9 @@ class MongoLedger:
             rows = self._rows.find(wanted, _TAKEN_FIELDS)
             earliest = rows.sort("scheduled_for", ASCENDING).limit(_MOST_TAKEN)
             return [taken_by(row) async for row in earliest]
+
+    async def covering(self, agent_id: str, slot: datetime) -> Sequence[TakenSlots]:
+        return await self._stretches.ask((agent_id, slot))
 
     async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
         wanted = {"execution_id": {"$in": list(execution_ids)}}
@@ -333,24 +264,29 @@ class MongoLedger:
             rows = self._rows.find({"status": Status.RUNNING, "owner": owner}, {"output": 0})
             return [execution_of(row) async for row in rows if is_ours(row)]
 
-    async def _row_of(self, execution_id: str) -> Mapping[str, Any] | None:
+    async def _look_up(self, execution_ids: Sequence[str]) -> Sequence[Mapping[str, Any] | None]:
+        wanted = {"execution_id": {"$in": list(execution_ids)}}
         with translated():
-            return await self._rows.find_one({"execution_id": execution_id})
+            fields = dict.fromkeys(("execution_id", "status", "nonce"), 1)
+            rows = {row["execution_id"]: row async for row in self._rows.find(wanted, fields)}
+        return [rows.get(execution_id) for execution_id in execution_ids]
 
-
-def _running(execution: Execution) -> dict[str, Any]:
-    """Match the row of a run as long as it is running and its owner's."""
-    return {
-        "execution_id": execution.execution_id,
-        "owner": execution.owner,
-        "nonce": execution.nonce,
-        "status": Status.RUNNING.value,
-    }
-
-
-def _essence_of(index: Mapping[str, Any]) -> tuple[Any, ...]:
-    partial = index.get("partialFilterExpression", {})
-    return list(index["key"].items()), bool(index.get("unique")), dict(partial)
+    async def _look_for_stretches(
+        self, slots: Sequence[tuple[str, datetime]]
+    ) -> Sequence[Sequence[TakenSlots]]:
+        wanted = {
+            "councilor_id": {"$in": sorted({agent_id for agent_id, _ in slots})},
+            "last_slot": {"$gte": min(slot for _, slot in slots)},
+            "scheduled_for": {"$type": "date"},
+        }
+        found: defaultdict[str, list[TakenSlots]] = defaultdict(list)
+        with translated():
+            async for row in self._rows.find(wanted, {**_TAKEN_FIELDS, "councilor_id": 1}):
+                found[row["councilor_id"]].append(taken_by(row))
+        return [
+            [stretch for stretch in found[agent_id] if stretch.covers(slot)]
+            for agent_id, slot in slots
+        ]
 
 
 def _is_overlap(error: DuplicateKeyError) -> bool:

@@ -106,6 +106,16 @@ def end_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:
     return end | ({"output_truncated": True} if outcome.output_truncated else {})
 
 
+def running_filter(execution: Execution) -> dict[str, Any]:
+    """Match the row of a run as long as it is running and its owner's."""
+    return {
+        "execution_id": execution.execution_id,
+        "owner": execution.owner,
+        "nonce": execution.nonce,
+        "status": Status.RUNNING.value,
+    }
+
+
 def attempts_of(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
     """Calls, as a row has them."""
     return [{"started_at": attempt.started_at, "error": attempt.error} for attempt in attempts]

@@ -1,0 +1,81 @@
+"""Bulk writes whose errors are those of single operations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bson.errors import BSONError
+from motor.motor_asyncio import AsyncIOMotorCollection
+from pymongo import InsertOne, UpdateOne
+from pymongo.errors import (
+    BulkWriteError,
+    DuplicateKeyError,
+    PyMongoError,
+    WriteConcernError,
+    WriteError,
+)
+
+from service.adapters.mongo.client import translation_of
+from service.ports import Refused, ServiceError
+
+_DUPLICATE_KEY = 11000
+_NOT_DURABLE = "the majority has not acknowledged it"
+
+Failure = PyMongoError | BSONError
+Operation = InsertOne[dict[str, Any]] | UpdateOne
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of each operation, in their order: None where it is acknowledged.
+
+    Of one that failed it may be unknown whether it was done (FAULTS 0.8). `matched` is how many
+    documents updates have found.
+    """
+
+    failures: Sequence[Failure | None]
+    matched: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether nothing failed."""
+        return not any(self.failures)
+
+
+async def write_all(
+    collection: AsyncIOMotorCollection[dict[str, Any]], operations: Sequence[Operation]
+) -> Written:
+    """Send these as one, in no order: none waits for another, and none fails for another."""
+    try:
+        result = await collection.bulk_write(operations, ordered=False)
+    except BulkWriteError as error:
+        return _of_bulk_error(error, len(operations))
+    except BSONError as error:
+        if len(operations) == 1:
+            return Written([error])
+        # The driver refuses one of them before anything is sent: each for itself, then.
+        alone = [await write_all(collection, [operation]) for operation in operations]
+        failures = [failure for written in alone for failure in written.failures]
+        return Written(failures, sum(written.matched for written in alone))
+    except PyMongoError as error:
+        return Written([error] * len(operations))
+    return Written([None] * len(operations), result.matched_count)
+
+
+def _of_bulk_error(error: BulkWriteError, count: int) -> Written:
+    """A bulk's error names the operations that failed; where the majority is silent, it is all."""
+    details = error.details
+    failures: list[Failure | None] = [None] * count
+    if details.get("writeConcernErrors"):
+        failures = [WriteConcernError(_NOT_DURABLE) for _ in range(count)]
+    for said in details.get("writeErrors", ()):
+        kind = DuplicateKeyError if said.get("code") == _DUPLICATE_KEY else WriteError
+        failures[said["index"]] = kind(said.get("errmsg", ""), said.get("code"), said)
+    return Written(failures, details.get("nMatched", 0))
+
+
+def meaning_of(failure: Failure) -> ServiceError:
+    """What a caller must do about the failure of an operation."""
+    if isinstance(failure, PyMongoError):
+        return translation_of(failure)
+    return Refused(f"{type(failure).__name__}: the driver refuses this write")

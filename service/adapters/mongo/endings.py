@@ -1,0 +1,151 @@
+"""Closes rows and counts them in the statistics, many at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import structlog
+from motor.motor_asyncio import AsyncIOMotorCollection
+from pymongo import UpdateOne
+from pymongo.errors import PyMongoError
+
+from service.adapters.mongo.bulks import meaning_of, write_all
+from service.adapters.mongo.client import translated, translation_of
+from service.adapters.mongo.keys import id_of
+from service.adapters.mongo.rows import end_of, running_filter
+from service.adapters.mongo.stats import CountedRun, counted
+from service.domain.councilor import DocumentKey
+from service.domain.execution import Execution, Outcome, milliseconds
+from service.ports import Refused
+
+log = structlog.get_logger()
+
+Documents = AsyncIOMotorCollection[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A run, the document of its agent where that is known, and how it ended."""
+
+    execution: Execution
+    key: DocumentKey | None
+    outcome: Outcome
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it takes to write it."""
+        return len(self.outcome.output or "")
+
+    @property
+    def run(self) -> CountedRun:
+        """What the statistics need of it."""
+        outcome = self.outcome
+        return CountedRun(self.execution.execution_id, outcome.severity, outcome.completed_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A run, and whose statistics it belongs to."""
+
+    agent_id: str
+    key: DocumentKey | None
+    run: CountedRun
+
+
+class Endings:
+    """Closes rows in `rows`, then counts them in `agents`."""
+
+    def __init__(self, rows: Documents, agents: Documents) -> None:
+        self._rows = rows
+        self._agents = agents
+
+    async def close_all(self, endings: Sequence[Ending]) -> list[bool | Exception]:
+        """Close and count each; False where a row is not running, or not ours, any more.
+
+        A closed row that could not be counted answers Unavailable, like one whose end is unknown.
+        """
+        answers = await self._closed(endings)
+        closed = [place for place, answer in enumerate(answers) if answer is True]
+        ends = [endings[place] for place in closed]
+        counts = [Count(end.execution.agent_id, end.key, end.run) for end in ends]
+        for place, trouble in zip(closed, await self.count_all(counts), strict=True):
+            if trouble is not None:
+                answers[place] = trouble
+        return answers
+
+    async def _closed(self, endings: Sequence[Ending]) -> list[bool | Exception]:
+        written = await write_all(
+            self._rows,
+            [
+                UpdateOne(
+                    running_filter(ending.execution),
+                    {"$set": {**end_of(ending.execution, ending.outcome), "counted": False}},
+                )
+                for ending in endings
+            ],
+        )
+        if written.is_whole and written.matched == len(endings):
+            return [True] * len(endings)
+        done = await self._done(endings)
+        return [
+            meaning_of(failure) if failure else ending.execution.execution_id in done
+            for ending, failure in zip(endings, written.failures, strict=True)
+        ]
+
+    async def _done(self, endings: Sequence[Ending]) -> set[str]:
+        """Those whose rows say this end: by now, or since a try that seemed lost."""
+        wanted = {"execution_id": {"$in": [ending.execution.execution_id for ending in endings]}}
+        fields = dict.fromkeys(("execution_id", "owner", "nonce", "status", "completed_at"), 1)
+        with translated():
+            rows = {row["execution_id"]: row async for row in self._rows.find(wanted, fields)}
+        return {
+            ending.execution.execution_id
+            for ending in endings
+            if (row := rows.get(ending.execution.execution_id)) is not None
+            and row.get("owner") == ending.execution.owner
+            and row.get("nonce") == ending.execution.nonce
+            and row.get("status") == ending.outcome.status
+            and _is_same_ms(row.get("completed_at"), ending.outcome.completed_at)
+        }
+
+    async def count_all(self, counts: Sequence[Count]) -> list[Exception | None]:
+        """Count runs, once however often this is asked for, then take the marks off their rows.
+
+        No transaction: one that a killed process leaves open locks the agent's document for a
+        minute, for every writer.
+        """
+        if not counts:
+            return []
+        written = await write_all(
+            self._agents, [UpdateOne(_agent_of(count), counted(count.run)) for count in counts]
+        )
+        answers: list[Exception | None] = []
+        for count, failure in zip(counts, written.failures, strict=True):
+            trouble = meaning_of(failure) if failure else None
+            if isinstance(trouble, Refused):
+                # A document that refuses its statistics (a user's validator) does without.
+                log.warning("stats_refused", agent_id=count.agent_id, error=str(trouble))
+                trouble = None
+            answers.append(trouble)
+        counted_ids = [
+            count.run.execution_id
+            for count, trouble in zip(counts, answers, strict=True)
+            if trouble is None
+        ]
+        try:
+            done = {"execution_id": {"$in": counted_ids}}
+            await self._rows.update_many(done, {"$unset": {"counted": ""}})
+        except PyMongoError as error:
+            return [answer or translation_of(error) for answer in answers]
+        return answers
+
+
+def _agent_of(count: Count) -> dict[str, Any]:
+    agent: dict[str, Any] = {"agent_id": count.agent_id}
+    return agent if count.key is None else {"_id": id_of(count.key), **agent}
+
+
+def _is_same_ms(said: object, instant: datetime) -> bool:
+    """MongoDB keeps dates in milliseconds."""
+    return isinstance(said, datetime) and milliseconds(instant - said) == 0

@@ -1,0 +1,97 @@
+"""Requests that come at the same time, sent as one: a group commit, and its counterpart for reads.
+
+MongoDB takes ten commands of a hundred operations in the time of forty commands of one.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+_COLLECT_SECONDS = 0.002
+_MOST, _HEAVIEST = 200, 4_000_000
+_AT_ONCE = 4
+"""Batches on the way: a slow one holds back none behind it, and many more would be slower."""
+_ANSWERED_AT_ONCE = 20
+"""Callers that are woken before the event loop may turn to something else."""
+
+
+class Batcher(Generic[Item, Answer]):
+    """`ask` for many, each with an answer of its own.
+
+    `send` is given some items and answers for each, in their order; an exception among the answers
+    is raised where that item was asked for, one that `send` raises for all of them. Nobody is
+    answered before `send` has returned. A caller that is cancelled takes its item back, as long as
+    that has not been sent.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
+        *,
+        most: int = _MOST,
+        weight: Callable[[Item], int] = lambda _: 0,
+    ) -> None:
+        self._send = send
+        self._most = most
+        self._weight = weight
+        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._collecting: asyncio.TimerHandle | None = None
+        self._on_the_way: set[asyncio.Task[None]] = set()
+
+    async def ask(self, item: Item) -> Answer:
+        """The answer for this item. Raises what `send` has for it."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+        self._waiting.append((item, answer))
+        if len(self._waiting) >= self._most:
+            self._start()
+        elif self._collecting is None:
+            self._collecting = loop.call_later(_COLLECT_SECONDS, self._start)
+        return await answer
+
+    def _start(self) -> None:
+        """Send what waits, as far as there is room on the way."""
+        if self._collecting is not None:
+            self._collecting.cancel()
+            self._collecting = None
+        while self._waiting and len(self._on_the_way) < _AT_ONCE:
+            if batch := self._batch():
+                task = asyncio.create_task(self._see_through(batch), name="send a batch")
+                self._on_the_way.add(task)
+                task.add_done_callback(self._arrived)
+
+    def _batch(self) -> "list[tuple[Item, asyncio.Future[Answer]]]":
+        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
+        weight = 0
+        while self._waiting and len(batch) < self._most and weight < _HEAVIEST:
+            item, answer = self._waiting.popleft()
+            if not answer.done():  # else its caller was cancelled
+                batch.append((item, answer))
+                weight += self._weight(item)
+        return batch
+
+    def _arrived(self, task: "asyncio.Task[None]") -> None:
+        self._on_the_way.discard(task)
+        self._start()
+
+    async def _see_through(self, batch: "Sequence[tuple[Item, asyncio.Future[Answer]]]") -> None:
+        answers: Sequence[Answer | Exception]
+        try:
+            answers = await self._send([item for item, _ in batch])
+        except Exception as error:  # noqa: BLE001 raised where it was asked
+            # One each: an exception that is raised in many places collects all their tracebacks.
+            answers = [copy(error) for _ in batch]
+        for place, ((_, future), answer) in enumerate(zip(batch, answers, strict=True)):
+            if place % _ANSWERED_AT_ONCE == _ANSWERED_AT_ONCE - 1:
+                await asyncio.sleep(0)
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
