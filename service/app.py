@@ -1,6 +1,7 @@
 """The composition root: builds everything, nests it in the order in which it stops, runs it."""
 
 import asyncio
+import hashlib
 import os
 import platform
 import secrets
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 import stamina
@@ -72,13 +74,19 @@ def stores_of(client: Client, settings: Settings, owner: str) -> Stores:
     """Everything that is kept in MongoDB, under the names that the settings give."""
     database, agents = settings.mongodb_database, settings.scheduler_agents_collection
     return Stores(
-        agents=MongoAgents(client, database, agents),
+        agents=MongoAgents(client, database, agents, seal=_seal_of(settings)),
         ledger=MongoLedger(client, database, settings.scheduler_executions_collection, agents),
         stored_jobs=MongoStoredJobs(
             client, database, settings.scheduler_jobs_collection, owner=owner, clock=wall_clock
         ),
         replicas=MongoReplicas(client, database),
     )
+
+
+def _seal_of(settings: Settings) -> bytes:
+    """Stands for the rules by which documents are judged: under others, all are judged anew."""
+    rules = (__version__, version("tzdata"), schedule_policy(settings))
+    return hashlib.sha256(repr(rules).encode()).digest()
 
 
 def schedule_policy(settings: Settings) -> SchedulePolicy:
@@ -408,6 +416,7 @@ class _Service:
         self._reconciler = reconciler
         async with (
             self._task(self._projection.compare_all(reconciler.resynced), "projection compare"),
+            self._task(reconciler.verdicts.write(), "verdicts"),
             self._task(reconciler.reconcile(), "reconcile"),
             self._task(reconciler.watch(), "watch"),
         ):

@@ -71,7 +71,7 @@ class Cases:
         What the document wanted for slots that came due while it was read, nobody has looked at.
         """
         now, looked_at = self._clock(), monotonic()
-        (document,) = await self._agents.read([fire.key])
+        document = await self._agents.read_one(fire.key)
         fields = document.fields or {}
         reading = parse_councilor(fields, self._policy)
         desired = desired_by(fire.key, reading, document.damage)
@@ -95,8 +95,9 @@ class Cases:
         return case.now > after and await self._is_off_at(case, after)
 
     async def _is_off_at(self, case: Case, instant: datetime) -> bool:
+        """Tell whether it was off then; it is on as it is now."""
         document = await self._agents.read_as_of(case.fire.key, instant)
-        if document is None:
+        if document is None or _is_same(document, case.document):
             return False
         reading = parse_councilor(document.fields or {}, self._policy)
         desired = desired_by(document.key, reading, document.damage)
@@ -245,6 +246,10 @@ def _before_others(stretch: Stretch, known: Sequence[TakenSlots], timetable: Tim
         return stretch
     last = timetable.latest_slot(others[0] - _TICK) or stretch.first
     return Stretch(stretch.first, last, timetable.count(stretch.first, last))
+
+
+def _is_same(document: AgentDocument, other: AgentDocument) -> bool:
+    return document.revision is not None and document.revision == other.revision
 
 
 def _is_seen_on(document: AgentDocument, since: datetime, until: datetime) -> bool:

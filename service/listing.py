@@ -73,7 +73,7 @@ async def items_of(
     """These jobs, with the statistics of their documents. Raises Unavailable."""
     if not jobs:
         return []
-    documents = await agents.read([job.key for job in jobs])
+    documents = await agents.read([job.key for job in jobs], with_stats=True)
     latest = await ledger.latest([job.agent_id for job in jobs])
     return [
         _item(job, document, latest.get(job.agent_id), now)
@@ -83,7 +83,7 @@ async def items_of(
 
 async def detail_of(job: Job, agents: Agents, ledger: Ledger, now: datetime) -> Item:
     """One councilor: its item, verdict, next runs and recent executions. Raises Unavailable."""
-    (document,) = await agents.read([job.key])
+    (document,) = await agents.read([job.key], with_stats=True)
     rows = await ledger.history(job.agent_id, _RECENT)
     latest = await ledger.latest([job.agent_id])
     timetable = job.timetable

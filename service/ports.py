@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from service.domain.councilor import DocumentKey
 from service.domain.execution import (
@@ -17,7 +17,7 @@ from service.domain.execution import (
     Outcome,
     Reason,
 )
-from service.domain.jobs import AgentDocument, Job, StoredJob
+from service.domain.jobs import AgentDocument, Job, Listed, StoredJob
 from service.domain.verdict import Verdict
 
 
@@ -53,22 +53,30 @@ Clock = Callable[[], datetime]
 """The wall clock: aware, in UTC."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dirty:
-    """Something may have changed in these documents of `agents`."""
+class Changed(NamedTuple):
+    """Something may have changed in this document of `agents`; `operation` says how."""
 
-    keys: Sequence[DocumentKey]
-    operation: str = ""
+    key: DocumentKey
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A document after its verdict was written."""
+
+    document: AgentDocument
+    accepted_at: datetime
+    """When its present spec was accepted, by the server's clock."""
 
 
 class Watch(Protocol):
     """A change stream that is open, so that a listing made now misses nothing."""
 
-    def documents(self) -> AsyncIterator[Sequence[AgentDocument]]:
+    def documents(self) -> AsyncIterator[Sequence[Listed]]:
         """Every document that may concern us, in batches. Raises WatchLost."""
 
-    async def changes(self) -> Dirty:
-        """The next changes; empty after about a second without any. Raises WatchLost.
+    async def changes(self) -> Sequence[Changed]:
+        """The next changes, in order; empty after about a second without any. Raises WatchLost.
 
         Must not be cancelled and called again: a cancelled call may lose changes.
         """
@@ -80,11 +88,16 @@ class Agents(Protocol):
     def watch(self) -> AbstractAsyncContextManager[Watch]:
         """Open the change stream. Raises WatchLost, Unavailable, Misconfigured."""
 
-    async def read(self, keys: Sequence[DocumentKey]) -> Sequence[AgentDocument]:
+    async def read(
+        self, keys: Sequence[DocumentKey], *, with_stats: bool = False
+    ) -> Sequence[AgentDocument]:
         """The documents as the majority has them, on the primary, one for each key.
 
         They are at least as new as any change that the watch has delivered. Raises Unavailable.
         """
+
+    async def read_one(self, key: DocumentKey) -> AgentDocument:
+        """The same for one; those who ask at the same time ask in one query."""
 
     async def read_as_of(self, key: DocumentKey, instant: datetime) -> AgentDocument | None:
         """The document as it was at this instant, a whole second; None where nobody remembers.
@@ -97,11 +110,11 @@ class Agents(Protocol):
 
     async def write_verdicts(
         self, verdicts: Sequence[tuple[AgentDocument, Verdict]]
-    ) -> Mapping[DocumentKey, datetime]:
+    ) -> Mapping[DocumentKey, Told]:
         """Set `councilor_status` where the document still is what was judged.
 
-        Answers when the present spec of each was accepted, by the server's clock; documents that
-        have changed meanwhile, or that refuse it, are left out. Raises Unavailable.
+        Answers with what each says now; documents that have changed meanwhile, that refuse it, or
+        that are invalid and were never accepted, are left out. Raises Unavailable.
         """
 
     async def leave_out(self, document: AgentDocument, slot: datetime) -> None:

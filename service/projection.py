@@ -54,7 +54,8 @@ class Projection:
 
     async def _save(self, agent_ids: Iterable[str]) -> None:
         jobs = {agent_id: self._jobs.of_agent(agent_id) for agent_id in agent_ids}
-        present = [job for job in jobs.values() if job is not None]
+        # One whose acceptance is a guess comes again as soon as it is none.
+        present = [job for job in jobs.values() if job is not None and not job.is_assumed]
         await self._stored.save(present, [name for name, job in jobs.items() if job is None])
 
     async def compare_all(self, resynced: asyncio.Event) -> None:

@@ -2,10 +2,14 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from datetime import timedelta
+from itertools import islice
 from time import monotonic
 
+from service import garbage
 from service.domain.councilor import DocumentKey, SchedulePolicy
+from service.domain.jobs import Listed
 from service.health import Health
 from service.ports import (
     Agents,
@@ -19,8 +23,11 @@ from service.ports import (
 )
 from service.reconciliation import Reconciliation
 from service.telemetry import Telemetry
+from service.verdicts import Verdicts
 
 _BATCH = 200
+_PORTION = 100
+"""Documents that are judged before the event loop may turn to something else."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _PAUSE_AFTER_REFUSAL = 30.0
 _SETTLING = timedelta(minutes=1)
@@ -28,7 +35,7 @@ _SETTLING = timedelta(minutes=1)
 
 
 class Reconciler:
-    """Run `watch` and `reconcile` side by side, each as a task, until they are cancelled."""
+    """Run `watch`, `reconcile` and `verdicts.write` side by side, until they are cancelled."""
 
     def __init__(
         self,
@@ -53,6 +60,10 @@ class Reconciler:
             agents, jobs, telemetry, clock, policy=policy, mark=self._mark
         )
         self._dirty: dict[DocumentKey, float] = {}
+        self._new: dict[DocumentKey, float] = {}
+        self._changed: set[DocumentKey] | None = None
+        """What has changed since the listing began, while it goes on."""
+        self._pause = _SHORTEST_PAUSE
         self._has_dirty = asyncio.Event()
         self._one_pass = asyncio.Lock()
         self.resynced = asyncio.Event()
@@ -63,15 +74,14 @@ class Reconciler:
 
         Raises Misconfigured where the first entry finds that waiting will not help.
         """
-        reason, pause = "startup", _SHORTEST_PAUSE
+        reason = "startup"
         while True:
             try:
                 async with self._agents.watch() as watch:
                     if reason != "resync":
                         await self._learn(is_startup=not self._health.synced)
-                    await self._compare_all(watch, reason)
-                    pause = _SHORTEST_PAUSE
-                    await self._follow(watch)
+                    await self._settle_reads()
+                    await self._compare_and_follow(watch, reason)
                 reason = "resync"
                 continue
             except WatchLost as lost:
@@ -83,10 +93,10 @@ class Reconciler:
             except Misconfigured as error:
                 if not self._health.synced:
                     raise
-                reason, pause = "refused", _PAUSE_AFTER_REFUSAL
+                reason, self._pause = "refused", _PAUSE_AFTER_REFUSAL
                 self._lost(reason, str(error))
-            await asyncio.sleep(random.uniform(0, pause))  # full jitter: replicas spread out
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            await asyncio.sleep(random.uniform(0, self._pause))  # full jitter: replicas spread out
+            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     async def _learn(self, *, is_startup: bool) -> None:
         """What happened while nothing was watched, the stored jobs know: what others have seen."""
@@ -97,35 +107,73 @@ class Reconciler:
         self._health.watch_is_lost(detail)
         self._telemetry.watch_lost(reason, detail)
 
-    async def _compare_all(self, watch: Watch, reason: str) -> None:
-        """List every document; what has a job and is not listed is looked up once more."""
-        began, seen = monotonic(), set[DocumentKey]()
+    async def _settle_reads(self) -> None:
+        """Let what was read before the stream was opened take effect before anything is listed."""
         async with self._one_pass:
-            self._dirty.clear()  # all that was marked so far is older than the listing
-            async for documents in watch.documents():
-                await self._reconciliation.reconcile(documents)
-                seen.update(document.key for document in documents)
-            # A second look also keeps one empty listing from removing everything.
-            unseen = [job.key for job in self._jobs.all() if job.key not in seen]
-            for start in range(0, len(unseen), _BATCH):
-                await self._reconciliation.reconcile(
-                    await self._agents.read(unseen[start : start + _BATCH])
-                )
+            self._dirty.clear()  # all of it is older than the listing
+            self._new.clear()
+            self._changed = set()
+
+    async def _compare_and_follow(self, watch: Watch, reason: str) -> None:
+        """List, while changes are followed already, until the next full comparison is due."""
+        tasks = [
+            asyncio.create_task(self._compare_all(watch, reason), name="compare all documents"),
+            asyncio.create_task(self._follow(watch), name="follow the changes"),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
+
+    async def _compare_all(self, watch: Watch, reason: str) -> None:
+        """List every document; what has a job and is not listed is looked up once more.
+
+        Documents that change meanwhile are left to those who follow: what is listed is older.
+        """
+        began, seen = monotonic(), set[DocumentKey]()
+        with garbage.paused():
+            async for batch in watch.documents():
+                await self._compare(batch)
+                seen.update(document.key for document in batch)
+        # A second look also keeps one empty listing from removing everything.
+        unseen = [job.key for job in self._jobs.all() if job.key not in seen]
+        for start in range(0, len(unseen), _BATCH):
+            self._reconciliation.reconcile(await self._agents.read(unseen[start : start + _BATCH]))
         self._reconciliation.everything_was_seen()
+        self._changed = None
+        self._pause = _SHORTEST_PAUSE
         self._health.synced = True
         self._health.watch_is_live()
         self._telemetry.watch_entered(reason, len(seen), monotonic() - began, self._clock())
         self.resynced.set()
 
+    async def _compare(self, batch: Sequence[Listed]) -> None:
+        unknown = [one for one in batch if not self._reconciliation.is_known(one)]
+        self._telemetry.reconciled(changed=0, kept=len(batch) - len(unknown), failed=0)
+        for start in range(0, len(unknown), _PORTION):
+            await asyncio.sleep(0)
+            changed = self._changed or ()
+            portion = unknown[start : start + _PORTION]
+            self._reconciliation.reconcile(
+                [one.read() for one in portion if one.key not in changed]
+            )
+
     async def _follow(self, watch: Watch) -> None:
         """Mark what changes, until the next full comparison is due."""
         until = monotonic() + self._resync_seconds * random.uniform(0.9, 1.1)
         while monotonic() < until:
-            dirty = await watch.changes()
+            changes = await watch.changes()
             self._health.watch_answered()
-            for key in dirty.keys:
-                self._telemetry.change_seen(dirty.operation)
-                self._mark(key)
+            for key, operation in changes:
+                self._telemetry.change_seen(operation)
+                if self._changed is not None:
+                    self._changed.add(key)
+                self._mark(key, is_new=operation == "insert")
 
     def reconsider(self, agent_id: str) -> None:
         """Look again at an agent whose slots have moved on, where its verdict depends on that."""
@@ -135,8 +183,13 @@ class Reconciler:
         if job.skipped_slot is None or self._clock() - job.skipped_slot < _SETTLING:
             self._mark(job.key)
 
-    def _mark(self, key: DocumentKey) -> None:
-        self._dirty.setdefault(key, monotonic())
+    def _mark(self, key: DocumentKey, *, is_new: bool = False) -> None:
+        """Have a document read again; one that is new waits for changes of those that are there.
+
+        So a bulk import holds back no pause.
+        """
+        dirty = self._new if is_new and key not in self._dirty else self._dirty
+        dirty.setdefault(key, monotonic())
         self._has_dirty.set()
 
     async def reconcile(self) -> None:
@@ -145,13 +198,9 @@ class Reconciler:
         while True:
             await self._has_dirty.wait()
             async with self._one_pass:
-                batch = dict(list(self._dirty.items())[:_BATCH])
-                for key in batch:
-                    del self._dirty[key]
-                if not self._dirty:
-                    self._has_dirty.clear()
+                batch = self._next_batch()
                 try:
-                    await self._reconciliation.reconcile(await self._agents.read(list(batch)))
+                    self._reconciliation.reconcile(await self._agents.read(list(batch)))
                 except (Unavailable, Misconfigured) as error:
                     self._telemetry.database_failed(error)
                     for key in batch:
@@ -163,3 +212,17 @@ class Reconciler:
                     continue
             await asyncio.sleep(random.uniform(0, pause))
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _next_batch(self) -> dict[DocumentKey, float]:
+        batch: dict[DocumentKey, float] = {}
+        for dirty in (self._dirty, self._new):
+            for key in list(islice(dirty, _BATCH - len(batch))):
+                batch[key] = dirty.pop(key)
+        if not self._dirty and not self._new:
+            self._has_dirty.clear()
+        return batch
+
+    @property
+    def verdicts(self) -> Verdicts:
+        """What writes the verdicts: to be run as a task beside."""
+        return self._reconciliation.verdicts

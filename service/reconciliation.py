@@ -2,15 +2,24 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
+from service import garbage
 from service.domain.councilor import DocumentKey, SchedulePolicy
 from service.domain.execution import Fire, Trigger
-from service.domain.jobs import Absence, AgentDocument, Desired, Job, Past, StoredJob, stored_of
+from service.domain.jobs import (
+    Absence,
+    AgentDocument,
+    Desired,
+    Job,
+    Listed,
+    Past,
+    StoredJob,
+    stored_of,
+)
 from service.domain.planning import (
     Action,
-    Change,
     Keep,
     Put,
     Remove,
@@ -20,27 +29,15 @@ from service.domain.planning import (
     past_of,
     plan,
 )
-from service.domain.verdict import Verdict, is_said, verdict_on
-from service.ports import Agents, Clock, JobTable
+from service.domain.restoring import is_plain, restored
+from service.domain.verdict import is_said, verdict_on
+from service.ports import Agents, Clock, JobTable, Told
 from service.telemetry import Telemetry
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """A document, what it wants, and what is known of its past."""
-
-    document: AgentDocument
-    desired: Desired
-    past: Past
-    has_job: bool
-    """Not where another document has the `agent_id`, or there is none."""
-    skipped_slot: datetime | None = None
-    untold: Change | None = None
-    """What became of the job, to be told when its acceptance is known."""
+from service.verdicts import Judged, Verdicts
 
 
 class Reconciliation:
-    """Plans and applies, document by document.
+    """Plans and applies, document by document. Run `verdicts.write` as a task beside it.
 
     `mark` is called with the key of each document that has to be looked at once more.
     """
@@ -55,12 +52,13 @@ class Reconciliation:
         policy: SchedulePolicy,
         mark: Callable[[DocumentKey], None],
     ) -> None:
-        self._agents = agents
+        self.verdicts = Verdicts(agents, telemetry, self._told)
         self._jobs = jobs
         self._telemetry = telemetry
         self._clock = clock
         self._policy = policy
         self._left_behind: Mapping[str, StoredJob] = {}
+        self._left_by_digest: Mapping[bytes, StoredJob] = {}
         self._are_jobs_lost = False
         self._mark = mark
         self._contenders: defaultdict[str, set[DocumentKey]] = defaultdict(set)
@@ -72,78 +70,128 @@ class Reconciliation:
         Until `everything_was_seen`: then each of these jobs is in the table, or gone.
         """
         self._left_behind = left_behind
+        self._left_by_digest = {
+            stored.whole.digest: stored
+            for stored in left_behind.values()
+            if stored.whole is not None
+        }
         self._are_jobs_lost = is_startup and not left_behind
 
     def everything_was_seen(self) -> None:
         """Forget what was stored."""
-        self._left_behind, self._are_jobs_lost = {}, False
+        garbage.spare(len(self._left_behind))
+        self._left_behind, self._left_by_digest, self._are_jobs_lost = {}, {}, False
 
-    async def reconcile(self, documents: Sequence[AgentDocument]) -> None:
-        """Apply what these documents want, and write the verdicts that they do not carry yet.
+    def is_known(self, listed: Listed) -> bool:
+        """Tell whether a document is, to the byte, what its job came from: no need to read it.
+
+        Where that job is stored, and not in the table yet, it is there now.
+        """
+        job = self._jobs.of_document(listed.key)
+        if job is not None:
+            return job.digest == listed.digest
+        stored = self._left_by_digest.get(listed.digest)
+        if stored is None or self._jobs.of_agent(stored.agent_id) is not None:
+            return False
+        job = restored(stored, listed.key, listed.digest, self._clock())
+        if job is not None:
+            self._jobs.put(job)
+        return job is not None
+
+    def reconcile(self, documents: Sequence[AgentDocument]) -> None:
+        """Apply what these documents want, and have those verdicts written that they do not carry.
 
         The job comes first, on an assumed acceptance where the document has none; the verdict
-        then makes the server say when it was, and the job follows. Raises Unavailable.
+        then makes the server say when it was, and the job follows.
         """
         now = self._clock()
         counts = {"changed": 0, "kept": 0, "failed": 0}
-        unsaid: list[tuple[_Judged, Verdict]] = []
-        departed: list[DocumentKey] = []
         for document in documents:
             try:
-                judged = self._apply(document, now, counts)
-                if judged is None:
-                    if document.fields and "councilor_status" in document.fields:
-                        departed.append(document.key)
-                    continue
-                verdict = verdict_on(judged.desired, judged.past, judged.skipped_slot, now)
-                status = document.fields and document.fields.get("councilor_status")
-                if not is_said(status, verdict):
-                    unsaid.append((judged, verdict))
+                self._apply(document, now, counts)
             except Exception as error:  # noqa: BLE001 one bad document must not stop the others
                 counts["failed"] += 1
                 self._telemetry.document_failed(document.key, error)
         self._telemetry.reconciled(**counts)
-        await self._write(unsaid, departed)
+        garbage.spare(counts["changed"])
 
-    def _apply(
-        self, document: AgentDocument, now: datetime, counts: dict[str, int]
-    ) -> _Judged | None:
-        """Take the steps for one document; None where it wants no job."""
+    def _apply(self, document: AgentDocument, now: datetime, counts: dict[str, int]) -> None:
+        """Take the steps for one document."""
+        self.verdicts.forget(document.key)
         desired = desired_job(document, self._policy)
         current = self._jobs.of_document(document.key)
         if isinstance(desired, Absence):
             self._request(desired)
             self._take(plan(desired, current, Past(), now), counts)
             self._forget(document.key, deleted=desired.deleted)
-            return None
+            if document.fields and "councilor_status" in document.fields:
+                self.verdicts.clear(document.key)
+            return
         if desired.agent_id is not None and self._is_contested(desired):
             no_job = Absence(document.key, None, deleted=False)
             self._take(plan(no_job, current, Past(), now), counts)
             self._contenders[desired.agent_id].add(document.key)
-            return _Judged(document, contested(desired), Past(), has_job=False)
+            self._judge(Judged(document, contested(desired), Past(), has_job=False), None, now)
+            return
         self._request(desired)
         is_told = current is not None and current.problem == desired.problem
         if desired.spec is not None and desired.problem is not None and not is_told:
             self._telemetry.request_rejected(desired.agent_id, desired.problem)
         past = self._past(document, desired, current)
         is_assumed = desired.spec is not None and past.accepted_at is None
-        assumed = replace(past, accepted_at=_whole_ms(now)) if is_assumed else past
-        actions = plan(desired, current, assumed, now)
-        self._take(actions, counts, told=not is_assumed)
-        untold = [action.change for action in actions if is_assumed and isinstance(action, Put)]
-        has_job = desired.agent_id is not None
+        assumed = replace(past, accepted_at=_guess(desired, current, now)) if is_assumed else past
+        actions = plan(desired, current, assumed, now, is_assumed=is_assumed)
+        self._take(actions, counts)
         job = self._jobs.of_document(document.key)
         skipped_slot = job.skipped_slot if job is not None else None
         if is_assumed and skipped_slot is not None and skipped_slot > now:
             skipped_slot = None  # it follows from the acceptance, which only the server knows
-        return _Judged(
-            document, desired, past, has_job, skipped_slot, untold[0] if untold else None
-        )
+        has_job = desired.agent_id is not None
+        self._judge(Judged(document, desired, past, has_job), skipped_slot, now)
+
+    def _judge(self, judged: Judged, skipped_slot: datetime | None, now: datetime) -> None:
+        verdict = verdict_on(judged.desired, judged.past, skipped_slot, now)
+        if is_said((judged.document.fields or {}).get("councilor_status"), verdict):
+            self._recognize(judged.document, judged.desired)
+        else:
+            self.verdicts.say(judged, verdict)
+
+    def _told(self, judged: Judged, told: Told | None) -> None:
+        """A verdict was written, or refused: the job follows from what the server has accepted."""
+        desired = judged.desired
+        if not judged.has_job and desired.problem is not None:
+            self._telemetry.rejected_without_job(desired.agent_id, desired.problem)
+        current = self._jobs.of_document(judged.document.key)
+        if not judged.has_job or current is None:
+            return
+        if told is not None and judged.past.accepted_at is None and desired.spec is not None:
+            past = replace(judged.past, accepted_at=told.accepted_at)
+            for action in plan(desired, current, past, self._clock()):
+                if isinstance(action, Put):
+                    self._jobs.put(action.job)
+        elif current.is_assumed:
+            self._jobs.put(replace(current, is_assumed=False))  # nobody will ever know better
+        if told is not None:
+            self._recognize_told(judged, told)
+
+    def _recognize_told(self, judged: Judged, told: Told) -> None:
+        past = replace(judged.past, accepted_at=told.accepted_at)
+        verdict = verdict_on(judged.desired, past, None, self._clock())
+        if is_said((told.document.fields or {}).get("councilor_status"), verdict):
+            self._recognize(told.document, judged.desired)
+
+    def _recognize(self, document: AgentDocument, desired: Desired) -> None:
+        """Let the job know its document by the digest, where that says it all."""
+        job = self._jobs.of_document(document.key)
+        if job is not None and is_plain(desired) and job.digest != document.digest:
+            self._jobs.put(replace(job, digest=document.digest))
 
     def _past(self, document: AgentDocument, desired: Desired, current: Job | None) -> Past:
         status = document.fields.get("councilor_status") if document.fields is not None else None
         left_behind = self._left_behind.get(desired.agent_id or "")
         own = stored_of(current) if current is not None else None
+        if own is not None and current is not None and current.is_assumed:
+            own = replace(own, accepted_at=None)
         return past_of(
             status,
             job_left_for(desired, own, left_behind),
@@ -161,14 +209,12 @@ class Reconciliation:
         self._mark(holder.key)
         return False
 
-    def _take(
-        self, actions: Sequence[Action], counts: dict[str, int], *, told: bool = True
-    ) -> None:
+    def _take(self, actions: Sequence[Action], counts: dict[str, int]) -> None:
         for action in actions:
             match action:
                 case Put(job, change):
                     self._jobs.put(job)
-                    if change is not None and told:
+                    if change is not None:
                         self._telemetry.job_changed(change, job)
                 case Remove(agent_id):
                     self._jobs.remove(agent_id)
@@ -190,31 +236,13 @@ class Reconciliation:
         if deleted:
             self._requested.pop(key, None)
 
-    async def _write(
-        self, unsaid: Sequence[tuple[_Judged, Verdict]], departed: Sequence[DocumentKey]
-    ) -> None:
-        await self._agents.clear_verdicts(departed)
-        accepted = await self._agents.write_verdicts(
-            [(judged.document, verdict) for judged, verdict in unsaid]
-        )
-        for judged, _ in unsaid:
-            desired = judged.desired
-            if not judged.has_job and desired.problem is not None:
-                self._telemetry.rejected_without_job(desired.agent_id, desired.problem)
-            elif judged.past.accepted_at is None:
-                self._accept(judged, accepted.get(judged.document.key))
 
-    def _accept(self, judged: _Judged, accepted_at: datetime | None) -> None:
-        """Count the slots from the acceptance that the server has set, and tell of the job."""
-        current = self._jobs.of_document(judged.document.key)
-        if accepted_at is not None:
-            past = replace(judged.past, accepted_at=accepted_at)
-            counts = {"changed": 0, "kept": 0, "failed": 0}
-            actions = plan(judged.desired, current, past, self._clock())
-            self._take(actions, counts, told=False)
-            current = self._jobs.of_document(judged.document.key)
-        if judged.untold is not None and current is not None:
-            self._telemetry.job_changed(judged.untold, current)
+def _guess(desired: Desired, current: Job | None, now: datetime) -> datetime:
+    """When the server may accept it, until it says so: the same each time that is asked."""
+    is_same = current is not None and current.spec_hash == desired.spec_hash
+    if current is not None and is_same and current.is_assumed and current.accepted_at is not None:
+        return current.accepted_at
+    return _whole_ms(now)
 
 
 def _whole_ms(instant: datetime) -> datetime:

@@ -33,6 +33,7 @@ log = structlog.get_logger()
 _JUDGED = 64 * 1024
 """How much of a long output's beginning, and of its end, decides about its severity."""
 _LOOK_AGAIN_SECONDS = 1.0
+_STARTS_AT_ONCE = 100
 _LATE_MS = 1_000
 _ON_TIME = timedelta(seconds=3)
 """Longer than a claim may take: no slot after it can come due meanwhile."""
@@ -74,6 +75,7 @@ class Runner:
         self._require_fit = require_fit
         self._clock = clock
         self._places = asyncio.Semaphore(policy.max_concurrent)
+        self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._going: dict[str, asyncio.Task[None]] = {}
         self._doubtful: set[str] = set()
@@ -87,11 +89,21 @@ class Runner:
         return self._places.locked()
 
     async def take_place(self) -> None:
-        """Wait until one more run may start. Give the place back, or `start` a run in it."""
+        """Wait until one more run may start. Give the place back, or `start` a run in it.
+
+        Not many are between their place and their claim: what was read for one that waits there
+        would be too old to be relied upon.
+        """
         await self._places.acquire()
+        try:
+            await self._starts.acquire()
+        except BaseException:
+            self._places.release()
+            raise
 
     def give_place_back(self) -> None:
         """Leave a place to somebody else."""
+        self._starts.release()
         self._places.release()
 
     async def start(
@@ -176,7 +188,10 @@ class Runner:
         claimed: "asyncio.Future[Claim]",
     ) -> None:
         try:
-            claim = await claiming()
+            try:
+                claim = await claiming()
+            finally:
+                self._starts.release()
             if claim is Claim.WON:
                 await self._run_claimed(self._begun(execution), key, order, claimed)
             else:

@@ -1,6 +1,7 @@
 """One fake per port; each obeys the contract test of its port."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import deepcopy
@@ -22,17 +23,18 @@ from service.domain.execution import (
     Trigger,
     milliseconds,
 )
-from service.domain.jobs import AgentDocument, Job, JobState, StoredJob, stored_of
+from service.domain.jobs import AgentDocument, Job, JobState, Listed, StoredJob, stored_of
 from service.domain.severity import Severity
 from service.domain.verdict import Verdict, error_of, explanation_of, upcoming_slots
 from service.ports import (
     Answer,
-    Dirty,
+    Changed,
     Fired,
     LedgerRow,
     Refused,
     ServerState,
     TakenSlots,
+    Told,
     Unavailable,
     WatchLost,
 )
@@ -66,6 +68,11 @@ class Outage:
             raise Unavailable("the fake database is down")
 
 
+def listed(document: AgentDocument) -> Listed:
+    """A document as a listing has it."""
+    return Listed(document.key, document.digest or b"", lambda: document)
+
+
 class FakeAgents:
     """`agents` in memory. `collection` is what writers see; `change` writes as one of them."""
 
@@ -78,7 +85,7 @@ class FakeAgents:
         self.history: dict[DocumentKey, list[tuple[datetime, Mapping[str, Any] | None]]] = {}
         """What each document was, and since when."""
         self._clock = clock
-        self._events: asyncio.Queue[Dirty | WatchLost] = asyncio.Queue()
+        self._events: asyncio.Queue[Changed | WatchLost] = asyncio.Queue()
 
     def change(self, document_id: object, fields: Mapping[str, object] | None) -> DocumentKey:
         """Replace a document, or delete it, and let the watch tell of it."""
@@ -89,7 +96,7 @@ class FakeAgents:
             self.collection[key] = {"_id": document_id, **deepcopy(dict(fields))}
         past = self.history.setdefault(key, [])
         past.append((self._clock(), deepcopy(self.collection.get(key))))
-        self._events.put_nowait(Dirty((key,), "delete" if fields is None else "replace"))
+        self._events.put_nowait(Changed(key, "delete" if fields is None else "replace"))
         return key
 
     def lose_watch(self, reason: str) -> None:
@@ -102,20 +109,27 @@ class FakeAgents:
         self._events = asyncio.Queue()
         yield self
 
-    async def documents(self) -> AsyncIterator[Sequence[AgentDocument]]:
+    async def documents(self) -> AsyncIterator[Sequence[Listed]]:
         self.outage.check()
         for key, fields in list(self.collection.items()):
             concerns_us = {"councilor_status", "councilor_run_requested_at"} & fields.keys()
             if fields.get("is_councilor") not in (None, False) or concerns_us:
-                yield [self._read(key)]
+                document = self._read(key)
+                yield [listed(document)]
 
-    async def changes(self) -> Dirty:
+    async def changes(self) -> Sequence[Changed]:
         event = await self._events.get()
         if isinstance(event, WatchLost):
             raise event
-        return event
+        return [event]
 
-    async def read(self, keys: Sequence[DocumentKey]) -> Sequence[AgentDocument]:
+    async def read_one(self, key: DocumentKey) -> AgentDocument:
+        (document,) = await self.read([key])
+        return document
+
+    async def read(
+        self, keys: Sequence[DocumentKey], *, with_stats: bool = False
+    ) -> Sequence[AgentDocument]:
         self.outage.check()
         self.reads.extend(keys)
         return [self._read(key) for key in keys]
@@ -139,9 +153,9 @@ class FakeAgents:
 
     async def write_verdicts(
         self, verdicts: Sequence[tuple[AgentDocument, Verdict]]
-    ) -> Mapping[DocumentKey, datetime]:
+    ) -> Mapping[DocumentKey, Told]:
         self.outage.check()
-        accepted: dict[DocumentKey, datetime] = {}
+        told: dict[DocumentKey, Told] = {}
         for document, verdict in verdicts:
             fields = self.collection.get(document.key)
             if fields is not None and self._revision(fields) == document.revision:
@@ -150,8 +164,8 @@ class FakeAgents:
                 fields["councilor_status"] = self._status(fields, verdict, seen)
             status = (fields or {}).get("councilor_status") or {}
             if status.get("spec_hash") == verdict.spec_hash and status["accepted_at"] is not None:
-                accepted[document.key] = status["accepted_at"]
-        return accepted
+                told[document.key] = Told(self._read(document.key), status["accepted_at"])
+        return told
 
     async def leave_out(self, document: AgentDocument, slot: datetime) -> None:
         self.outage.check()
@@ -188,7 +202,9 @@ class FakeAgents:
         fields = self.collection.get(key)
         if fields is None:
             return AgentDocument(key, None)
-        return AgentDocument(key, deepcopy(fields), self._revision(fields))
+        said = {name: value for name, value in fields.items() if name != "stats"}
+        digest = hashlib.sha256(repr(said).encode("utf-8", "backslashreplace")).digest()
+        return AgentDocument(key, deepcopy(fields), self._revision(fields), digest=digest)
 
     def _revision(self, fields: Mapping[str, object]) -> object:
         return deepcopy({name: fields[name] for name in _JUDGED if name in fields})

@@ -1,7 +1,8 @@
 """What a document wants and what there is: councilors as jobs."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -23,14 +24,25 @@ class AgentDocument:
     """A document of `agents`, read again on the primary.
 
     `fields` is None where it does not exist; `damage` says what in it could not be decoded.
-    `revision` stands for the configuration exactly as it was read: a verdict is written only where
-    it still holds.
+    `revision` stands for the document exactly as it was read: a verdict is written only where its
+    configuration is still the same, and equal revisions are equal documents, statistics aside.
     """
 
     key: DocumentKey
     fields: Mapping[str, object] | None
     revision: object = None
     damage: str | None = None
+    digest: bytes | None = None
+    """Equal ones are equal documents, statistics aside, judged by the same rules."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A document of a listing that nobody has looked into; for `digest` see AgentDocument."""
+
+    key: DocumentKey
+    digest: bytes
+    read: Callable[[], AgentDocument]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +106,8 @@ class Job:
     """The slot that `skip_next` takes out, or took out when it came."""
     is_assumed: bool = False
     """Whether `accepted_at` is a guess, until the server has set it."""
+    digest: bytes | None = field(default=None, compare=False)
+    """The document's, where it says all there is to say: an equal one need not be judged again."""
 
     @property
     def timetable(self) -> Timetable | None:
@@ -116,6 +130,7 @@ class Job:
             self.problem,
             self.skipped_slot,
             self.is_assumed,
+            self.digest,
         )
 
 
@@ -129,6 +144,25 @@ class StoredJob:
     accepted_at: datetime | None
     next_run_at: datetime | None
     skipped_slot: datetime | None = None
+    whole: "WholeJob | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class WholeJob:
+    """What else there is to a job that was stored, where its document need not be read for it.
+
+    `digest` is the document's when it was judged; `proof` shows that nobody has touched the rest.
+    """
+
+    name: str
+    kind: str
+    value: str
+    timezone: str | None
+    delay: timedelta
+    catch_up: str
+    overlap: str
+    digest: bytes
+    proof: bytes
 
 
 def stored_of(job: Job) -> StoredJob:
@@ -140,7 +174,34 @@ def stored_of(job: Job) -> StoredJob:
         job.accepted_at,
         job.next_run_at,
         job.skipped_slot,
+        whole_of(job),
     )
+
+
+def whole_of(job: Job) -> WholeJob | None:
+    """All that makes a job what it is, where its document is known by a digest."""
+    if job.digest is None or job.spec is None:
+        return None
+    spec, schedule = job.spec, job.spec.schedule
+    kind, value, zone = schedule.kind, schedule.text, schedule.zone
+    parts = (job.name, kind, value, zone, spec.delay, spec.catch_up.value, spec.overlap.value)
+    return WholeJob(*parts, job.digest, proof_of(job))
+
+
+def proof_of(job: Job) -> bytes:
+    """A digest of what follows from the document, and of that document's."""
+    spec = job.spec
+    said = (
+        job.digest,
+        job.agent_id,
+        job.name,
+        job.state.value,
+        job.spec_hash,
+        job.accepted_at and job.accepted_at.timestamp(),
+        spec and (spec.schedule.identity, spec.schedule.text, spec.delay),
+        spec and (spec.catch_up.value, spec.overlap.value),
+    )
+    return hashlib.blake2b(repr(said).encode("utf-8", "backslashreplace"), digest_size=12).digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,25 +155,32 @@ def job_left_for(
 
 
 def plan(
-    desired: Desired | Absence, current: Job | None, past: Past, now: datetime
+    desired: Desired | Absence,
+    current: Job | None,
+    past: Past,
+    now: datetime,
+    *,
+    is_assumed: bool = False,
 ) -> tuple[Action, ...]:
     """The steps for one document; `current` is the job that this document has now.
 
-    A desired job needs an acceptance: `past.accepted_at` must be set unless it is invalid.
-    Planning again after the steps were taken gives Keep.
+    A desired job needs an acceptance: `past.accepted_at` must be set unless it is invalid, and
+    may be a guess where that `is_assumed`. Planning again after the steps were taken gives Keep.
     """
     if isinstance(desired, Absence) or desired.agent_id is None:
         return (Remove(current.agent_id),) if current is not None else (Keep(),)
     removal: tuple[Action, ...] = ()
     if current is not None and current.agent_id != desired.agent_id:
         removal, current = (Remove(current.agent_id),), None
-    job = _job(desired, current, past, now)
+    job = _job(desired, current, past, now, is_assumed=is_assumed)
     if job == current and _text_of(job) == _text_of(current):
         return (Keep(),)
     return (*removal, Put(job, _change(current, job)))
 
 
-def _job(desired: Desired, current: Job | None, past: Past, now: datetime) -> Job:
+def _job(
+    desired: Desired, current: Job | None, past: Past, now: datetime, *, is_assumed: bool
+) -> Job:
     job = Job(
         key=desired.key,
         agent_id=desired.agent_id or "",
@@ -184,12 +191,12 @@ def _job(desired: Desired, current: Job | None, past: Past, now: datetime) -> Jo
         accepted_at=past.accepted_at,
         next_run_at=None,
         problem=desired.problem,
+        is_assumed=is_assumed,
     )
     if job.timetable is not None:
-        next_run_at = _next_run_at(job.timetable, job, current, past, now)
-        job = replace(job, next_run_at=next_run_at)
+        job = job.due_next(next_run_of(job.timetable, current, past, now))
     skipped_slot = skipped_slot_of(desired, past, job.next_run_at, now, is_live=current is not None)
-    return replace(job, skipped_slot=skipped_slot)
+    return job if skipped_slot is None else replace(job, skipped_slot=skipped_slot)
 
 
 def skipped_slot_of(
@@ -217,9 +224,8 @@ def skipped_slot_of(
     return timetable.next_slot(now) if is_live and now - next_run_at > _UNDECIDED else None
 
 
-def _next_run_at(
-    timetable: Timetable, job: Job, current: Job | None, past: Past, now: datetime
-) -> datetime:
+def next_run_of(timetable: Timetable, current: Job | None, past: Past, now: datetime) -> datetime:
+    """The next run of a scheduled job: a slot that is over, where nobody has settled it yet."""
     if current is not None and current.timetable == timetable and current.next_run_at is not None:
         return current.next_run_at  # includes a slot that is due and not settled yet
     if past.oldest_open is not None and past.oldest_open <= now:

@@ -86,15 +86,15 @@ async def side(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Agents, Wr
 
 
 async def listed(watch: Watch) -> list[AgentDocument]:
-    return [document async for batch in watch.documents() for document in batch]
+    return [document.read() async for batch in watch.documents() for document in batch]
 
 
 async def next_keys(watch: Watch) -> Sequence[DocumentKey]:
     """The keys of the next event; quiet reads passed over."""
     async with asyncio.timeout(20):
         while True:
-            if keys := (await watch.changes()).keys:
-                return keys
+            if changes := await watch.changes():
+                return tuple(change.key for change in changes)
 
 
 def desired_of(document: AgentDocument) -> Desired:
@@ -163,7 +163,7 @@ async def test_an_acceptance_is_set_once_and_kept(side: tuple[Agents, Writer]) -
     (document,) = await agents.read([key])
     again = await agents.write_verdicts([(document, verdict_for(document))])
     assert set(first) == {key}
-    assert again == first
+    assert again[key].accepted_at == first[key].accepted_at
 
 
 async def test_a_new_schedule_is_accepted_anew(side: tuple[Agents, Writer]) -> None:
@@ -173,7 +173,7 @@ async def test_a_new_schedule_is_accepted_anew(side: tuple[Agents, Writer]) -> N
     accepted = await agents.write_verdicts([(document, verdict_for(document))])
     (document,) = await agents.read([key])
     assert document.fields is not None
-    assert document.fields["councilor_status"]["accepted_at"] == accepted[key]  # type: ignore[index]
+    assert document.fields["councilor_status"]["accepted_at"] == accepted[key].accepted_at  # type: ignore[index]
 
 
 async def test_a_lost_acceptance_is_carried_over(side: tuple[Agents, Writer]) -> None:
@@ -181,7 +181,8 @@ async def test_a_lost_acceptance_is_carried_over(side: tuple[Agents, Writer]) ->
     key = await writer.put(1, councilor())
     (document,) = await agents.read([key])
     verdict = verdict_for(document, Past(accepted_at=NOON))
-    assert await agents.write_verdicts([(document, verdict)]) == {key: NOON}
+    told = await agents.write_verdicts([(document, verdict)])
+    assert told[key].accepted_at == NOON
 
 
 def skipping(value: str = "30m", kind: str = "interval", **fields: Any) -> dict[str, Any]:
@@ -328,9 +329,11 @@ class TestMongoAgents:
             await documents.update_one({"_id": 1}, {"$unset": {"councilor_status": ""}})
             await documents.update_one({"_id": 2}, {"$set": {"statsX": 1}}, upsert=True)
             await documents.update_one({"_id": 2}, {"$set": {"statsX": 2, "stats.a": 1}})
-            assert await next_keys(watch) == (key_of(2),)
-            assert await next_keys(watch) == (key_of(2),)
-            assert (await watch.changes()).keys == ()
+            keys = await next_keys(watch)
+            while len(keys) < 2:
+                keys = (*keys, *await next_keys(watch))
+            assert keys == (key_of(2), key_of(2))
+            assert await watch.changes() == []
 
     @pytest.mark.parametrize("ending", ["drop", "rename", "dropDatabase"])
     async def test_the_end_of_the_collection_ends_the_watch_once(
@@ -414,11 +417,11 @@ class TestMongoAgents:
         desired = desired_job(document, POLICY)
         assert isinstance(desired, Desired)
         assert desired.spec is not None
-        timetable = desired.spec.timetable(accepted[key_of(1)])
+        timetable = desired.spec.timetable(accepted[key_of(1)].accepted_at)
         found = await documents.find_one({"_id": 1})
         assert found is not None
         runs = found["councilor_status"]["next_runs"]
-        expected = [timetable.next_slot(accepted[key_of(1)])]
+        expected = [timetable.next_slot(accepted[key_of(1)].accepted_at)]
         while len(expected) < 5:
             expected.append(timetable.next_slot(expected[-1]))
         assert runs == expected

@@ -20,7 +20,7 @@ from tests.flow.conftest import Database, Start
 from tests.steps import eventually
 
 SERVICE_DIRECTORY = Path(service.__file__).parent
-READS = {"try_next", "changes"}
+READS = {"next_events", "changes"}
 BOUNDS = {"wait_for", "timeout", "timeout_at", "wait"}
 
 
@@ -54,8 +54,8 @@ def bounded_reads(source: str) -> Iterator[int]:
 @pytest.mark.parametrize(
     "source",
     [
-        "async def f(s):\n    await asyncio.wait_for(s.try_next(), 1)",
-        "async def f(s):\n    async with asyncio.timeout(1):\n        await s.try_next()",
+        "async def f(s):\n    await asyncio.wait_for(s.next_events(), 1)",
+        "async def f(s):\n    async with asyncio.timeout(1):\n        await s.next_events()",
         "async def f(w):\n    await wait_for(w.changes(), timeout=1)",
     ],
 )
@@ -78,7 +78,8 @@ async def keys_seen(watch: Watch, key: bytes) -> bool:
     listed = [document.key async for batch in watch.documents() for document in batch]
     if key in listed:
         return True
-    return any([key in (await watch.changes()).keys for _ in range(2)])
+    changes = [change for _ in range(2) for change in await watch.changes()]
+    return key in {change.key for change in changes}
 
 
 @pytest.mark.mongo

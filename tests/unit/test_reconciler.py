@@ -1,6 +1,6 @@
 """The reconciler on fakes: what it watches, when it lists, what it writes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,14 +12,14 @@ from structlog.testing import capture_logs
 from service.adapters.mongo.keys import key_of
 from service.domain.councilor import SchedulePolicy
 from service.domain.execution import Trigger
-from service.domain.jobs import AgentDocument, Desired, JobState, StoredJob
+from service.domain.jobs import AgentDocument, Desired, JobState, Listed, StoredJob
 from service.domain.planning import desired_job
 from service.health import Health
 from service.ports import Misconfigured
 from service.reconciler import Reconciler
 from service.telemetry import Telemetry
 from tests.contract.test_agents import councilor
-from tests.fakes import NOON, FakeAgents, FakeClock, FakeJobTable, FakeStoredJobs
+from tests.fakes import NOON, FakeAgents, FakeClock, FakeJobTable, FakeStoredJobs, listed
 from tests.steps import eventually, going, turned, turned_until
 
 HALF_HOUR = timedelta(minutes=30)
@@ -53,8 +53,9 @@ class Side:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         reconciler = self.reconciler()
-        async with going(reconciler.watch(), reconciler.reconcile()):
+        async with going(reconciler.watch(), reconciler.reconcile(), reconciler.verdicts.write()):
             await turned_until(lambda: self.health.watching)
+            await turned()  # verdicts follow
             yield
 
     def status(self, document_id: object) -> dict[str, Any] | None:
@@ -172,8 +173,9 @@ async def test_one_document_that_breaks_our_code_harms_no_other() -> None:
         def get(self, *_: object) -> Never:
             raise RuntimeError("a fault of ours")
 
-    async def documents() -> AsyncIterator[list[AgentDocument]]:
-        yield [AgentDocument(key_of(1), Breaks()), AgentDocument(key_of(2), councilor())]
+    async def documents() -> AsyncIterator[Sequence[Listed]]:
+        breaks, works = AgentDocument(key_of(1), Breaks()), AgentDocument(key_of(2), councilor())
+        yield [listed(breaks), listed(works)]
 
     side.agents.documents = documents  # type: ignore[method-assign]
     with capture_logs() as logs:
@@ -343,7 +345,7 @@ async def test_a_verdict_is_complete_when_the_slot_that_was_due_is_settled() -> 
     side = Side()
     side.agents.change(1, councilor())
     reconciler = side.reconciler()
-    async with going(reconciler.watch(), reconciler.reconcile()):
+    async with going(reconciler.watch(), reconciler.reconcile(), reconciler.verdicts.write()):
         await turned_until(lambda: side.status(1))
         side.clock.advance(HALF_HOUR)
         side.change_schedule(1, skip_next=True)

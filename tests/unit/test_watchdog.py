@@ -1,47 +1,44 @@
 """A read of the change stream that is never answered is given up, and never read past."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import AsyncIterator, Sequence
+from typing import cast
 
 import pytest
-from bson.timestamp import Timestamp
-from motor.motor_asyncio import AsyncIOMotorChangeStream
 
-from service.adapters.mongo.watch import OpenWatch, Stream
-from service.domain.jobs import AgentDocument
+from service.adapters.mongo.stream import Event, Stream
+from service.adapters.mongo.watch import OpenWatch
+from service.domain.jobs import Listed
 from service.ports import WatchLost
 from tests.steps import turned
 
 
 class SilentStream:
-    """A cursor whose server has gone without a word."""
+    """A stream whose server has gone without a word."""
 
-    alive = True
+    is_alive = True
 
     def __init__(self) -> None:
         self.reads = 0
-        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[Sequence[Event]] = asyncio.get_running_loop().create_future()
         self.was_cancelled = False
 
-    async def try_next(self) -> None:
+    async def next_events(self) -> Sequence[Event]:
         self.reads += 1
         try:
-            await self.answer
+            return await self.answer
         except asyncio.CancelledError:
             self.was_cancelled = True
             raise
 
 
-async def nothing() -> AsyncIterator[Sequence[AgentDocument]]:
-    for batch in list[Sequence[AgentDocument]]():
+async def nothing() -> AsyncIterator[Sequence[Listed]]:
+    for batch in list[Sequence[Listed]]():
         yield batch
 
 
 def watch_on(stream: SilentStream) -> OpenWatch:
-    cursor = cast("AsyncIOMotorChangeStream[Mapping[str, Any]]", stream)
-    opened = Stream(cursor, Timestamp(1, 1))
-    return OpenWatch(opened, nothing, lambda _: None, stalled_seconds=0.01)
+    return OpenWatch(cast("Stream", stream), nothing, lambda _: None, stalled_seconds=0.01)
 
 
 async def test_a_read_without_an_answer_loses_the_watch_and_is_not_cancelled() -> None:
@@ -52,7 +49,7 @@ async def test_a_read_without_an_answer_loses_the_watch_and_is_not_cancelled() -
     assert lost.value.reason == "stalled"
     await turned()
     assert (stream.reads, stream.was_cancelled) == (1, False)
-    stream.answer.set_result(None)
+    stream.answer.set_result(())
     await turned()
 
 
@@ -66,5 +63,5 @@ async def test_an_error_that_comes_after_all_disturbs_nobody() -> None:
 
 async def test_an_answer_in_time_is_an_answer() -> None:
     stream = SilentStream()
-    stream.answer.set_result(None)
-    assert (await watch_on(stream).changes()).keys == ()
+    stream.answer.set_result(())
+    assert await watch_on(stream).changes() == []

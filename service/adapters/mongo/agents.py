@@ -1,42 +1,35 @@
 """The collection `agents`: read, watch, and write verdicts; nothing of a user's is ever changed."""
 
+import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, cast
 
-import bson
-from bson.codec_options import CodecOptions, DatetimeConversion
-from bson.errors import InvalidBSON
-from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
-from motor.motor_asyncio import AsyncIOMotorClientSession
 from pymongo import ReadPreference, UpdateOne
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
+from service.adapters.mongo.bulks import meaning_of, write_all
 from service.adapters.mongo.client import DURABLE, Client, translated, translation_of
-from service.adapters.mongo.keys import LENIENT, id_of, key_of
+from service.adapters.mongo.documents import RAW, document_of, documents_in, listed
+from service.adapters.mongo.keys import id_of
+from service.adapters.mongo.stream import RawCollection
 from service.adapters.mongo.verdicts import (
-    JUDGED,
     guarded_filter,
     skipping_update,
     verdict_update,
 )
-from service.adapters.mongo.watch import OpenWatch, RawCollection, opened_stream
+from service.adapters.mongo.watch import OpenWatch, opened_stream
+from service.batching import Batcher
 from service.domain.config import instant_from
 from service.domain.councilor import DocumentKey
-from service.domain.jobs import AgentDocument
+from service.domain.jobs import AgentDocument, Listed
 from service.domain.verdict import Verdict
-from service.ports import Unavailable
+from service.ports import Refused, Told
 
-_STRICT: CodecOptions[Mapping[str, Any]] = CodecOptions(
-    document_class=dict, tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
-)
-# Raw, so that one document that cannot be decoded does not hide others (FAULTS 0.6).
-_RAW: CodecOptions[RawBSONDocument] = CodecOptions(
-    document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_AUTO
-)
 _NOT_REMEMBERED = {72, 239, 246}
 """InvalidOptions (a time to come, while nothing is written), SnapshotTooOld (after five minutes),
 SnapshotUnavailable (before the collection was there, or was changed as a whole); seen on 6.0."""
@@ -51,9 +44,9 @@ _FIELDS = (
     "councilor_status",
     "cwd",
     "ai_provider",
-    "stats",
 )
 _PROJECTION = dict.fromkeys(_FIELDS, 1)
+_WITH_STATS = {**_PROJECTION, "stats": 1}
 # Anything but null and false: what is neither is invalid, and told so. An array that holds one of
 # them would be matched as if it were one.
 _PROMOTED: list[dict[str, Any]] = [
@@ -71,19 +64,25 @@ _BATCH = 500
 
 
 class MongoAgents:
-    """The port `Agents` on a real collection."""
+    """The port `Agents` on a real collection. `seal` stands for whoever judges its documents."""
 
-    def __init__(self, client: Client, database: str, collection: str) -> None:
+    def __init__(
+        self, client: Client, database: str, collection: str, *, seal: bytes = b""
+    ) -> None:
         self._client = client
+        self._seal = seal
         collected = client[database].get_collection(
             collection,
-            codec_options=_RAW,
+            codec_options=RAW,
             read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern("majority"),
             write_concern=DURABLE,
         )
         self._documents = cast("RawCollection", collected)  # Motor's stub forgets the codec
         self._seen: Timestamp | None = None
+        # What many slots ask for at the same time is sent as one (DESIGN decision 12).
+        self._reads = Batcher(self.read)
+        self._memories = Batcher(self._remember)
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[OpenWatch]:
@@ -91,49 +90,95 @@ class MongoAgents:
             self._saw(stream.since)
             yield OpenWatch(stream, self._list, self._saw)
 
-    async def read(self, keys: Sequence[DocumentKey]) -> Sequence[AgentDocument]:
-        found: dict[DocumentKey, AgentDocument] = {}
+    async def read(
+        self, keys: Sequence[DocumentKey], *, with_stats: bool = False
+    ) -> Sequence[AgentDocument]:
+        found = {}
+        for raw in await self._found(keys, _WITH_STATS if with_stats else _PROJECTION):
+            document = document_of(raw, self._seal)
+            found[document.key] = document
+        return [found.get(key) or AgentDocument(key, None) for key in keys]
+
+    async def read_one(self, key: DocumentKey) -> AgentDocument:
+        return await self._reads.ask(key)
+
+    async def _found(
+        self, keys: Sequence[DocumentKey], projection: Mapping[str, int]
+    ) -> Sequence[bytes]:
+        """The documents that there are, not older than what was seen (FAULTS 6b).
+
+        After a failover, a majority read may be older than the change that caused it.
+        """
+        concern = {} if self._seen is None else {"afterClusterTime": self._seen}
         with translated():
-            async with await self._session() as session:
-                wanted = {"_id": {"$in": [id_of(key) for key in keys]}}
-                cursor = self._documents.find(wanted, _PROJECTION, session=session)
-                async for raw in cursor:
-                    document = _document_of(raw)
-                    found[document.key] = document
-        return [found.get(key, AgentDocument(key, None)) for key in keys]
+            return await self._commanded(keys, projection, {"level": "majority", **concern})
+
+    async def _commanded(
+        self,
+        keys: Sequence[DocumentKey],
+        projection: Mapping[str, int],
+        read_concern: Mapping[str, Any],
+    ) -> Sequence[bytes]:
+        """One command: a cursor of the driver's takes three, with its session."""
+        reply = await self._documents.database.command(
+            "find",
+            self._documents.name,
+            filter={"_id": {"$in": [id_of(key) for key in keys]}},
+            projection=projection,
+            batchSize=len(keys) + 1,
+            readConcern=read_concern,
+            codec_options=RAW,
+        )
+        if reply["cursor"]["id"] and len(keys) > 1:  # more than 16 MB: in halves, then
+            half = len(keys) // 2
+            first = await self._commanded(keys[:half], projection, read_concern)
+            return [*first, *await self._commanded(keys[half:], projection, read_concern)]
+        return [document.raw for document in reply["cursor"]["firstBatch"]]
 
     async def read_as_of(self, key: DocumentKey, instant: datetime) -> AgentDocument | None:
+        return await self._memories.ask((key, instant))
+
+    async def _remember(
+        self, asked: Sequence[tuple[DocumentKey, datetime]]
+    ) -> Sequence[AgentDocument | Exception | None]:
+        by_instant: defaultdict[datetime, list[DocumentKey]] = defaultdict(list)
+        for key, instant in asked:
+            by_instant[instant].append(key)
+        found: dict[tuple[DocumentKey, datetime], AgentDocument | None] = {}
+        for instant, keys in by_instant.items():
+            for document in await self._read_all_as_of(keys, instant):
+                found[document.key, instant] = document
+        return [found.get(question) for question in asked]
+
+    async def _read_all_as_of(
+        self, keys: Sequence[DocumentKey], instant: datetime
+    ) -> Sequence[AgentDocument]:
+        """As they were, those that were not there included; none where nobody remembers."""
         # Cluster times count seconds, and the writes within one: this is before the first of them.
         at = Timestamp(int(instant.timestamp()), 0)
         try:
-            reply = await self._documents.database.command(
-                "find",
-                self._documents.name,
-                filter={"_id": id_of(key)},
-                projection=_PROJECTION,
-                readConcern={"level": "snapshot", "atClusterTime": at},
-                codec_options=_RAW,
-            )
+            past = {"level": "snapshot", "atClusterTime": at}
+            raws = await self._commanded(keys, _PROJECTION, past)
         except OperationFailure as error:
             if error.code in _NOT_REMEMBERED:
-                return None
+                return []
             raise translation_of(error) from error
         except PyMongoError as error:
             raise translation_of(error) from error
-        (raw,) = reply["cursor"]["firstBatch"] or (None,)
-        return AgentDocument(key, None) if raw is None else _document_of(raw)
+        found = {document.key: document for document in map(document_of, raws)}
+        return [found.get(key) or AgentDocument(key, None) for key in keys]
 
     async def find(self, agent_ids: Sequence[str] | None) -> Sequence[AgentDocument]:
         wanted: dict[str, Any] = {"$or": _PROMOTED}
         if agent_ids is not None:
             wanted = {"agent_id": {"$in": list(agent_ids)}}
         with translated():
-            cursor = self._documents.find(wanted, _PROJECTION, batch_size=_BATCH)
-            return [_document_of(raw) async for raw in cursor]
+            cursor = self._documents.find(wanted, _WITH_STATS, batch_size=_BATCH)
+            return [document_of(raw.raw) async for raw in cursor]
 
     async def write_verdicts(
         self, verdicts: Sequence[tuple[AgentDocument, Verdict]]
-    ) -> Mapping[DocumentKey, datetime]:
+    ) -> Mapping[DocumentKey, Told]:
         if not verdicts:
             return {}
         await self._update_each(
@@ -145,12 +190,14 @@ class MongoAgents:
                 for document, verdict in verdicts
             ]
         )
-        judged = await self.read([document.key for document, _ in verdicts])
-        return {
-            document.key: accepted_at
-            for document, (_, verdict) in zip(judged, verdicts, strict=True)
-            if (accepted_at := _accepted_at(document, verdict)) is not None
-        }
+        spec_hashes = {document.key: verdict.spec_hash for document, verdict in verdicts}
+        told: dict[DocumentKey, Told] = {}
+        for raw in await self._found(list(spec_hashes), _PROJECTION):
+            document = document_of(raw, self._seal)
+            accepted_at = _accepted_at(document, spec_hashes[document.key])
+            if accepted_at is not None:
+                told[document.key] = Told(document, accepted_at)
+        return told
 
     async def leave_out(self, document: AgentDocument, slot: datetime) -> None:
         wanted = guarded_filter(id_of(document.key), document.revision)
@@ -168,13 +215,11 @@ class MongoAgents:
 
     async def _update_each(self, updates: Sequence[UpdateOne]) -> None:
         """Update what lets itself be updated: a validator of the user's may refuse a document."""
-        try:
-            await self._documents.bulk_write(updates, ordered=False)
-        except BulkWriteError as error:
-            if error.details.get("writeConcernErrors"):
-                raise Unavailable("the majority has not acknowledged the verdicts") from error
-        except PyMongoError as error:
-            raise translation_of(error) from error
+        written = await write_all(self._documents, updates)
+        for failure in written.failures:
+            meaning = meaning_of(failure) if failure else None
+            if meaning is not None and not isinstance(meaning, Refused):
+                raise meaning
 
     async def edit(
         self, agent_id: str, changes: Mapping[str, object], *, councilors_only: bool = False
@@ -195,44 +240,44 @@ class MongoAgents:
         with translated():
             await self._client.admin.command("ping")
 
-    async def _list(self) -> AsyncIterator[Sequence[AgentDocument]]:
-        """Everything that concerns us, not older than what was seen (FAULTS 0.1)."""
-        async with await self._session() as session:
-            cursor = self._documents.find(
+    async def _list(self) -> AsyncIterator[Sequence[Listed]]:
+        """Everything that concerns us, not older than what was seen (FAULTS 0.1).
+
+        The next batch is on its way while one is worked upon.
+        """
+        async with await self._client.start_session(causal_consistency=True) as session:
+            if self._seen is not None:
+                session.advance_operation_time(self._seen)
+            found = self._documents.find_raw_batches(
                 _CONCERNS_US, _PROJECTION, batch_size=_BATCH, session=session
             )
-            while batch := await cursor.to_list(_BATCH):
-                yield [_document_of(raw) for raw in batch]
-
-    async def _session(self) -> AsyncIOMotorClientSession:
-        """A session whose reads are at least as new as every change seen (FAULTS 6b).
-
-        After a failover, a majority read without it may be older than the change that caused it.
-        """
-        session = await self._client.start_session(causal_consistency=True)
-        if self._seen is not None:
-            session.advance_operation_time(self._seen)
-        return session
+            cursor = cast("AsyncIterator[bytes]", found)  # Motor's stub says documents
+            coming = _coming(cursor)
+            try:
+                while batch := await coming:
+                    coming = _coming(cursor)
+                    yield [listed(raw, self._seal) for raw in documents_in(batch)]
+            finally:
+                await asyncio.wait([coming])  # its session may not end before it does
+                if not coming.cancelled():
+                    coming.exception()
 
     def _saw(self, time: Timestamp) -> None:
         if self._seen is None or time > self._seen:
             self._seen = time
 
 
-def _document_of(raw: RawBSONDocument) -> AgentDocument:
-    try:
-        fields, damage = bson.decode(raw.raw, _STRICT), None
-    except InvalidBSON as error:
-        fields, damage = bson.decode(raw.raw, LENIENT), str(error)[:200]
-    revision = {name: fields[name] for name in JUDGED if name in fields}
-    if damage is None:
-        # As raw bytes where it is a document: an equal one decodes and encodes to these, always.
-        revision = {name: raw[name] for name in revision}
-    return AgentDocument(key_of(fields["_id"]), fields, None if damage else revision, damage)
+def _coming(batches: AsyncIterator[bytes]) -> "asyncio.Task[bytes]":
+    """The next batch, on its way; empty after the last."""
+
+    async def read() -> bytes:
+        return await anext(batches, b"")
+
+    return asyncio.create_task(read(), name="read the next batch")
 
 
-def _accepted_at(document: AgentDocument, verdict: Verdict) -> datetime | None:
+def _accepted_at(document: AgentDocument, spec_hash: str) -> datetime | None:
     status = document.fields.get("councilor_status") if document.fields is not None else None
-    if not isinstance(status, Mapping) or status.get("spec_hash") != verdict.spec_hash:
+    if not isinstance(status, Mapping) or status.get("spec_hash") != spec_hash:
         return None
     return instant_from(status.get("accepted_at"))

@@ -43,7 +43,7 @@ class Written:
 
 
 async def write_all(
-    collection: AsyncIOMotorCollection[dict[str, Any]], operations: Sequence[Operation]
+    collection: AsyncIOMotorCollection[Any], operations: Sequence[Operation]
 ) -> Written:
     """Send these as one, in no order: none waits for another, and none fails for another."""
     try:

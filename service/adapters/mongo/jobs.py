@@ -1,21 +1,26 @@
 """The collection `apscheduler_jobs`: plain documents that say when each councilor runs next."""
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import bson
-from bson.codec_options import CodecOptions
-from bson.raw_bson import RawBSONDocument
+from bson.errors import InvalidBSON
 from pymongo import DeleteMany, ReadPreference, ReplaceOne
 
 from service.adapters.mongo.client import DURABLE, Client, translated
+from service.adapters.mongo.documents import STRICT, documents_in
 from service.adapters.mongo.keys import LENIENT
 from service.domain.config import instant_from
-from service.domain.jobs import Job, StoredJob
+from service.domain.execution import milliseconds
+from service.domain.interval import LONGEST_INTERVAL
+from service.domain.jobs import Job, StoredJob, WholeJob, whole_of
 from service.ports import Clock
 
 _OURS = {"job_state.owner": {"$exists": True}}
+_NEEDED = {"job_state.owner": 0, "job_state.updated_at": 0}
 _BULK = 1_000
+_LONGEST_DELAY_MS = milliseconds(LONGEST_INTERVAL)
 
 
 class MongoStoredJobs:
@@ -29,19 +34,18 @@ class MongoStoredJobs:
             write_concern=DURABLE,
             read_preference=ReadPreference.PRIMARY,
         )
-        self._raw = client[database].get_collection(
-            collection, codec_options=CodecOptions(document_class=RawBSONDocument)
-        )
         self._owner = owner
         self._clock = clock
 
     async def load(self) -> Mapping[str, StoredJob]:
         stored: dict[str, StoredJob] = {}
         with translated():
-            async for raw in self._raw.find(_OURS):
-                job = _stored_job(bson.decode(raw.raw, LENIENT))
-                if job is not None:
-                    stored[job.agent_id] = job
+            batches = self._jobs.find_raw_batches(_OURS, _NEEDED, batch_size=_BULK)
+            async for batch in batches:
+                for raw in documents_in(batch):
+                    job = _stored_job(_decoded(raw))
+                    if job is not None:
+                        stored[job.agent_id] = job
         return stored
 
     async def save(self, jobs: Sequence[Job], removed: Sequence[str]) -> None:
@@ -56,11 +60,17 @@ class MongoStoredJobs:
 
     async def keep_only(self, agent_ids: Collection[str]) -> Collection[str]:
         wanted = set(agent_ids)
+        stored: set[str] = set()
         with translated():
-            found = self._jobs.find({**_OURS, "_id": {"$type": "string"}}, {"_id": 1})
-            stored = {row["_id"] async for row in found}
-            if strangers := stored - wanted:
-                await self._jobs.delete_many({"_id": {"$in": list(strangers)}, **_OURS})
+            batches = self._jobs.find_raw_batches(
+                {**_OURS, "_id": {"$type": "string"}}, {"_id": 1}, batch_size=_BULK
+            )
+            async for batch in batches:
+                stored.update(_decoded(raw)["_id"] for raw in documents_in(batch))
+            strangers = list(stored - wanted)
+            for start in range(0, len(strangers), _BULK):
+                gone = {"$in": strangers[start : start + _BULK]}
+                await self._jobs.delete_many({"_id": gone, **_OURS})
         return wanted - stored
 
     def _document(self, job: Job) -> dict[str, Any]:
@@ -76,10 +86,34 @@ class MongoStoredJobs:
                 "spec_hash": job.spec_hash,
                 "state": job.state.value,
                 **({"skipped_slot": job.skipped_slot} if job.skipped_slot is not None else {}),
+                **_restore(whole_of(job)),
                 "owner": self._owner,
                 "updated_at": self._clock(),
             },
         }
+
+
+def _restore(whole: WholeJob | None) -> dict[str, Any]:
+    """What the next start needs so as not to judge the document anew."""
+    if whole is None:
+        return {}
+    return {
+        "restore": {
+            "name": whole.name,
+            "delay_ms": milliseconds(whole.delay),
+            "catch_up": whole.catch_up,
+            "overlap": whole.overlap,
+            "digest": whole.digest,
+            "proof": whole.proof,
+        }
+    }
+
+
+def _decoded(raw: bytes) -> Mapping[str, Any]:
+    try:
+        return bson.decode(raw, STRICT)
+    except InvalidBSON:
+        return bson.decode(raw, LENIENT)
 
 
 def _stored_job(document: Mapping[str, Any]) -> StoredJob | None:
@@ -96,4 +130,31 @@ def _stored_job(document: Mapping[str, Any]) -> StoredJob | None:
         accepted_at=instant_from(state.get("anchor")),
         next_run_at=instant_from(document.get("next_run_time")),
         skipped_slot=instant_from(state.get("skipped_slot")),
+        whole=_whole_job(state),
     )
+
+
+def _whole_job(state: Mapping[str, Any]) -> WholeJob | None:
+    restore = state.get("restore")
+    if not isinstance(restore, Mapping):
+        return None
+    job = WholeJob(
+        name=restore.get("name", ""),
+        kind=state.get("trigger", ""),
+        value=state.get("value", ""),
+        timezone=state.get("timezone"),
+        delay=timedelta(milliseconds=_number(restore.get("delay_ms"))),
+        catch_up=restore.get("catch_up", ""),
+        overlap=restore.get("overlap", ""),
+        digest=restore.get("digest", b""),
+        proof=restore.get("proof", b""),
+    )
+    texts = (job.name, job.kind, job.value, job.timezone or "", job.catch_up, job.overlap)
+    are_texts = all(type(text) is str for text in texts)
+    are_bytes = type(job.digest) is bytes and type(job.proof) is bytes
+    return job if are_texts and are_bytes else None
+
+
+def _number(value: object) -> int:
+    is_sane = type(value) is int and 0 <= value <= _LONGEST_DELAY_MS
+    return value if is_sane and isinstance(value, int) else 0

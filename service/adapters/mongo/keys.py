@@ -19,12 +19,23 @@ LENIENT: CodecOptions[Mapping[str, Any]] = CodecOptions(
 """Reads what strict decoding refuses: bytes that are not UTF-8, dates beyond the year 9999."""
 
 _TAIL = struct.Struct(">I")
+_TYPE, _OBJECT_ID = 4, 9
+"""Where the type of the first field is, after the length, and its value, where that is `_id`."""
+_KEY_OF_OBJECT_ID = b"\x35%b\x16\x00\x00\x00\x07_id\x00%b\x00\x00\x00\x00\x0d"
 
 
 def key_of(document_id: Any) -> DocumentKey:
     """The key of an `_id`; keys of numbers, texts and ObjectIds compare as MongoDB compares ids."""
     order = _order_of(document_id)
     return DocumentKey(order + bson.encode({"_id": document_id}) + _TAIL.pack(len(order)))
+
+
+def key_in(raw: bytes) -> DocumentKey:
+    """The key of an encoded document, whose `_id` is its first field, as a server sends it."""
+    if raw[_TYPE:_OBJECT_ID] == b"\x07_id\x00":  # an ObjectId, as nearly always
+        object_id = raw[_OBJECT_ID : _OBJECT_ID + 12]
+        return DocumentKey(_KEY_OF_OBJECT_ID % (object_id, object_id))
+    return key_of(bson.decode(raw, LENIENT)["_id"])
 
 
 def id_of(key: DocumentKey) -> Any:

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from bson.raw_bson import RawBSONDocument
+
+from service.adapters.mongo.documents import RAW
 from service.domain.execution import milliseconds
 from service.domain.interval import Every
 from service.domain.jobs import JobSpec, JobState
@@ -19,11 +22,12 @@ def guarded_filter(document_id: Any, revision: object) -> dict[str, Any]:
     sent back either: such a document is matched by its `_id`.
     """
     wanted: dict[str, Any] = {"_id": document_id}
-    if not isinstance(revision, Mapping):
+    if not isinstance(revision, bytes):
         return wanted
+    # Raw where it is a document: an equal one decodes and encodes to these bytes, always.
+    read = RawBSONDocument(revision, RAW)
     for name in JUDGED:
-        there = name in revision
-        wanted[name] = {"$eq": revision[name]} if there else {"$exists": False}
+        wanted[name] = {"$eq": read[name]} if name in read else {"$exists": False}
     return wanted
 
 

@@ -1,111 +1,43 @@
-"""The change stream on `agents`: a hint that something changed, never what (DESIGN decision 1)."""
+"""The watch on `agents`: a hint that something changed, never what (DESIGN decision 1)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import bson
-from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
-from motor.motor_asyncio import AsyncIOMotorChangeStream, AsyncIOMotorCollection
 from pymongo.errors import OperationFailure, PyMongoError
 
-from service.adapters.mongo.client import Client, translated, translation_of
-from service.adapters.mongo.keys import LENIENT, key_of
-from service.domain.jobs import AgentDocument
-from service.ports import Dirty, Misconfigured, WatchLost
+from service.adapters.mongo.client import Client, translation_of
+from service.adapters.mongo.keys import key_of
+from service.adapters.mongo.stream import Event, RawCollection, Stream
+from service.domain.jobs import Listed
+from service.ports import Changed, Misconfigured, WatchLost
 
 _T = TypeVar("_T")
-RawCollection = AsyncIOMotorCollection[RawBSONDocument]
 
-MAX_AWAIT_MS = 1_000
-"""How long the server holds a read of a quiet stream."""
 STALLED_SECONDS = 15.0
 """Longer than any election; a read that takes longer will never be answered."""
 _CLOSE_SECONDS = 2.0
 _unanswered: set["asyncio.Task[Any]"] = set()
 """Keeps what nobody waits for any more from being collected before it ends."""
-_OUR_FIELDS = r"^(stats|councilor_status)(\.|$)"
 _DOCUMENT_CHANGES = {"insert", "update", "replace", "delete"}
 _ENDINGS = {"drop", "rename", "dropDatabase", "invalidate"}
-
-_TOUCHED: dict[str, Any] = {
-    "$concatArrays": [
-        {
-            "$map": {
-                "input": {"$objectToArray": {"$ifNull": ["$updateDescription.updatedFields", {}]}},
-                "in": "$$this.k",
-            }
-        },
-        {"$ifNull": ["$updateDescription.removedFields", []]},
-        {
-            "$map": {
-                "input": {"$ifNull": ["$updateDescription.truncatedArrays", []]},
-                "in": "$$this.field",
-            }
-        },
-    ]
-}
-_NOT_OURS = {"$not": [{"$regexMatch": {"input": "$$this", "regex": _OUR_FIELDS}}]}
-PIPELINE: list[dict[str, Any]] = [
-    {
-        "$match": {
-            "$or": [
-                {"operationType": {"$ne": "update"}},
-                {"$expr": {"$anyElementTrue": [{"$map": {"input": _TOUCHED, "in": _NOT_OURS}}]}},
-            ]
-        }
-    },
-    # `_id` is the resume token and has to stay (without it: error 280, FAULTS 1).
-    {"$project": {"operationType": 1, "documentKey": 1, "clusterTime": 1, "ns": 1}},
-]
-"""Leaves out what this service writes itself, and of the rest everything but the key."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """An open change stream, and the time since which it misses nothing."""
-
-    cursor: AsyncIOMotorChangeStream[Mapping[str, Any]]
-    since: Timestamp
 
 
 @asynccontextmanager
 async def opened_stream(client: Client, documents: RawCollection) -> AsyncIterator[Stream]:
-    """Open the stream just after what the majority has now, before anything is listed.
-
-    A stream opened at "now" starts after the primary's last write, while a majority list shows an
-    older state: what lies between is in neither (FAULTS 0.1).
-    """
-    with translated():
-        since = await _majority_time(client)
-    # What carries the time `since` itself is in every majority read from here on.
-    just_after = Timestamp(since.time, since.inc + 1)
-    cursor = documents.watch(
-        PIPELINE, start_at_operation_time=just_after, max_await_time_ms=MAX_AWAIT_MS
-    )
+    """An open stream, closed at the end. Raises WatchLost, Unavailable, Misconfigured."""
     try:
-        # Motor sends nothing before the first read or `async with` (FAULTS 1b).
-        await cursor.__aenter__()
+        stream = await Stream.opened(client, documents)
     except PyMongoError as error:
         raise _loss(error) from error
     try:
-        yield Stream(cursor, since)
+        yield stream
     finally:
         # A stream that is stuck in a read cannot be closed either: its thread is left behind, and
         # ends with its connection.
-        await _answered(cursor.close(), within=_CLOSE_SECONDS, name="close the change stream")
-
-
-async def _majority_time(client: Client) -> Timestamp:
-    hello = await client.admin.command("hello")
-    majority = hello.get("lastWrite", {}).get("majorityOpTime", {}).get("ts")
-    # A mongos has no `lastWrite`; its operation time is that of the majority.
-    time = majority or hello["operationTime"]
-    assert isinstance(time, Timestamp)
-    return time
+        await _answered(stream.close(), within=_CLOSE_SECONDS, name="close the change stream")
 
 
 class OpenWatch:
@@ -114,57 +46,56 @@ class OpenWatch:
     def __init__(
         self,
         stream: Stream,
-        documents: Callable[[], AsyncIterator[Sequence[AgentDocument]]],
+        documents: Callable[[], AsyncIterator[Sequence[Listed]]],
         saw: Callable[[Timestamp], None],
         *,
         stalled_seconds: float = STALLED_SECONDS,
     ) -> None:
-        self._stream = stream.cursor
+        self._stream = stream
         self._documents = documents
         self._saw = saw
         self._stalled_seconds = stalled_seconds
 
-    async def documents(self) -> AsyncIterator[Sequence[AgentDocument]]:
+    async def documents(self) -> AsyncIterator[Sequence[Listed]]:
         try:
             async for batch in self._documents():
                 yield batch
         except PyMongoError as error:
             raise _loss(error) from error
 
-    async def changes(self) -> Dirty:
+    async def changes(self) -> Sequence[Changed]:
         try:
-            event = await self._next()
+            events = await self._next()
         except PyMongoError as error:
             raise _loss(error) from error
-        if event is None:
-            # A stream that has ended answers nothing for ever, without an error (FAULTS 0.3).
-            if not self._stream.alive:  # type: ignore[truthy-function]  # a property, undeclared
-                raise WatchLost("ended", "the change stream has ended")
-            return Dirty(())
-        return self._dirty(event)
+        changes = list(self._changes_in(events))
+        # A stream that has ended answers nothing for ever, without an error (FAULTS 0.3).
+        if not events and not self._stream.is_alive:
+            raise WatchLost("ended", "the change stream has ended")
+        return changes
 
-    async def _next(self) -> Mapping[str, Any] | None:
+    async def _next(self) -> Sequence[Event]:
         """Read the stream. Raises WatchLost where no answer comes.
 
         A read is never cancelled, and nothing is read after one that was given up: either would
         lose events (FAULTS 0.2). Whoever sees this error enters anew and lists.
         """
         name = "read the change stream"
-        reading = await _answered(self._stream.try_next(), self._stalled_seconds, name)
+        reading = await _answered(self._stream.next_events(), self._stalled_seconds, name)
         if not reading.done():
             raise WatchLost("stalled", f"no answer within {self._stalled_seconds:g} s")
         return reading.result()
 
-    def _dirty(self, event: Mapping[str, Any]) -> Dirty:
-        operation = event["operationType"]
-        if isinstance(time := event.get("clusterTime"), Timestamp):
-            self._saw(time)
-        if operation in _ENDINGS:
-            raise WatchLost(operation, f"the collection is gone: {operation}")
-        if operation not in _DOCUMENT_CHANGES:
-            return Dirty(())  # newer servers may tell of more; drivers must not mind, nor do we
-        key = bson.decode(event["documentKey"].raw, LENIENT)
-        return Dirty((key_of(key["_id"]),), operation)
+    def _changes_in(self, events: Sequence[Event]) -> Iterator[Changed]:
+        for event in events:
+            operation = event["operationType"]
+            if isinstance(time := event.get("clusterTime"), Timestamp):
+                self._saw(time)
+            if operation in _ENDINGS:
+                raise WatchLost(operation, f"the collection is gone: {operation}")
+            # Newer servers may tell of more; drivers must not mind, nor do we.
+            if operation in _DOCUMENT_CHANGES:
+                yield Changed(key_of(event["documentKey"]["_id"]), operation)
 
 
 async def _answered(answer: Awaitable[_T], within: float, name: str) -> "asyncio.Task[_T]":

@@ -1,0 +1,188 @@
+"""A change stream on `agents`, read in batches.
+
+The driver's own hands out one event at a time, and takes a thread to do it: 85 µs each, which a
+bulk import has to wait for. What it does beside that is small: go on from the last token after an
+error that the specification calls resumable
+(https://github.com/mongodb/specifications/blob/master/source/change-streams/change-streams.md).
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from bson.raw_bson import RawBSONDocument
+from bson.timestamp import Timestamp
+from motor.motor_asyncio import AsyncIOMotorClientSession, AsyncIOMotorCollection
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+
+from service.adapters.mongo.client import Client, translated
+from service.adapters.mongo.keys import LENIENT
+
+RawCollection = AsyncIOMotorCollection[RawBSONDocument]
+Event = Mapping[str, Any]
+
+MAX_AWAIT_MS = 1_000
+"""How long the server holds a read of a quiet stream."""
+_MOST_AT_ONCE = 500
+"""Events in one reply: decoding them holds the interpreter."""
+_RESUMES = 2
+"""The first may still ask a server that is no primary any more."""
+_CURSOR_NOT_FOUND = 43
+_RESUMABLE = "ResumableChangeStreamError"
+_OUR_FIELDS = r"^(stats|councilor_status)(\.|$)"
+
+_TOUCHED: dict[str, Any] = {
+    "$concatArrays": [
+        {
+            "$map": {
+                "input": {"$objectToArray": {"$ifNull": ["$updateDescription.updatedFields", {}]}},
+                "in": "$$this.k",
+            }
+        },
+        {"$ifNull": ["$updateDescription.removedFields", []]},
+        {
+            "$map": {
+                "input": {"$ifNull": ["$updateDescription.truncatedArrays", []]},
+                "in": "$$this.field",
+            }
+        },
+    ]
+}
+_NOT_OURS = {"$not": [{"$regexMatch": {"input": "$$this", "regex": _OUR_FIELDS}}]}
+PIPELINE: list[dict[str, Any]] = [
+    {
+        "$match": {
+            "$or": [
+                {"operationType": {"$ne": "update"}},
+                {"$expr": {"$anyElementTrue": [{"$map": {"input": _TOUCHED, "in": _NOT_OURS}}]}},
+            ]
+        }
+    },
+    # `_id` is the resume token and has to stay (without it: error 280, FAULTS 1).
+    {"$project": {"operationType": 1, "documentKey": 1, "clusterTime": 1, "ns": 1}},
+]
+"""Leaves out what this service writes itself, and of the rest everything but the key."""
+
+
+class Stream:
+    """An open change stream; `since` is the time from which on it misses nothing.
+
+    Build it with `opened`. Its reads raise PyMongoError, and must not be cancelled: a read that is
+    given up may take events with it.
+    """
+
+    def __init__(
+        self, documents: RawCollection, session: AsyncIOMotorClientSession, since: Timestamp
+    ) -> None:
+        self.since = since
+        self._documents = documents
+        self._session = session
+        # What carries the time `since` itself is in every majority read from here on.
+        just_after = Timestamp(since.time, since.inc + 1)
+        self._start: dict[str, Any] = {"startAtOperationTime": just_after}
+        self._cursor = 0
+        self._waiting: Sequence[Event] = ()
+
+    @classmethod
+    async def opened(cls, client: Client, documents: RawCollection) -> "Stream":
+        """Open a stream just after what the majority has now, before anything is listed.
+
+        One opened at "now" starts after the primary's last write, while a majority list shows an
+        older state: what lies between is in neither (FAULTS 0.1). Raises Unavailable where nobody
+        can say what the majority has.
+        """
+        with translated():
+            since = await _majority_time(client)
+            session = await client.start_session(causal_consistency=False)
+        stream = cls(documents, session, since)
+        await stream._open()
+        return stream
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether there can be more: the server ends it where the collection is gone."""
+        return bool(self._cursor)
+
+    async def next_events(self) -> Sequence[Event]:
+        """What comes next, in order; empty after about a second without any event."""
+        if not self._waiting and self._cursor:
+            try:
+                await self._read()
+            except (ConnectionFailure, OperationFailure) as error:
+                if not _is_resumable(error):
+                    raise
+                await self._resume()
+        events, self._waiting = self._waiting, ()
+        return events
+
+    async def close(self) -> None:
+        """Free what the server keeps for it."""
+        with suppress(PyMongoError):
+            if self._cursor:
+                await self._command(
+                    {"killCursors": self._documents.name, "cursors": [self._cursor]}
+                )
+            await self._session.end_session()
+
+    async def _open(self) -> None:
+        stages = [{"$changeStream": self._start}, *PIPELINE]
+        reply = await self._command(
+            {
+                "aggregate": self._documents.name,
+                "pipeline": stages,
+                "cursor": {"batchSize": _MOST_AT_ONCE},
+                "readConcern": {"level": "majority"},
+            }
+        )
+        self._take(reply["cursor"], "firstBatch")
+
+    async def _read(self) -> None:
+        reply = await self._command(
+            {
+                "getMore": self._cursor,
+                "collection": self._documents.name,
+                "batchSize": _MOST_AT_ONCE,
+                "maxTimeMS": MAX_AWAIT_MS,
+            }
+        )
+        self._take(reply["cursor"], "nextBatch")
+
+    async def _resume(self) -> None:
+        for left in reversed(range(_RESUMES)):
+            try:
+                await self._open()
+            except ConnectionFailure:
+                if not left:
+                    raise
+            else:
+                return
+
+    def _take(self, cursor: Mapping[str, Any], name: str) -> None:
+        self._cursor = cursor["id"]
+        self._waiting = cursor[name]
+        token = cursor.get("postBatchResumeToken")
+        if token is None and self._waiting:
+            token = self._waiting[-1]["_id"]
+        if token is not None:
+            self._start = {"resumeAfter": token}
+
+    async def _command(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
+        reply: Mapping[str, Any] = await self._documents.database.command(
+            command, codec_options=LENIENT, session=self._session
+        )
+        return reply
+
+
+def _is_resumable(error: PyMongoError) -> bool:
+    if isinstance(error, OperationFailure):
+        return error.code == _CURSOR_NOT_FOUND or error.has_error_label(_RESUMABLE)
+    return True  # the connection broke
+
+
+async def _majority_time(client: Client) -> Timestamp:
+    hello = await client.admin.command("hello")
+    majority = hello.get("lastWrite", {}).get("majorityOpTime", {}).get("ts")
+    # A mongos has no `lastWrite`; its operation time is that of the majority.
+    time = majority or hello["operationTime"]
+    assert isinstance(time, Timestamp)
+    return time

@@ -1,0 +1,93 @@
+"""Writes verdicts behind: jobs take effect first, documents say so as soon as they can."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.domain.councilor import DocumentKey
+from service.domain.jobs import AgentDocument, Desired, Past
+from service.domain.verdict import Verdict
+from service.ports import Agents, Misconfigured, Told, Unavailable
+from service.telemetry import Telemetry
+
+_BATCH = 200
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A document, what it wants, and what is known of its past."""
+
+    document: AgentDocument
+    desired: Desired
+    past: Past
+    has_job: bool
+    """Not where another document has the `agent_id`, or there is none."""
+
+
+class Verdicts:
+    """Run `write` as a task. Of several verdicts on one document, the latest counts.
+
+    `told` is called with each verdict that was written, or refused, and with what the document
+    says since; not where the document was judged again meanwhile.
+    """
+
+    def __init__(
+        self, agents: Agents, telemetry: Telemetry, told: Callable[[Judged, Told | None], None]
+    ) -> None:
+        self._agents = agents
+        self._telemetry = telemetry
+        self._told = told
+        self._unsaid: dict[DocumentKey, tuple[Judged, Verdict]] = {}
+        self._departed: dict[DocumentKey, object] = {}
+        self._has_any = asyncio.Event()
+
+    def say(self, judged: Judged, verdict: Verdict) -> None:
+        """Have this verdict written."""
+        self.forget(judged.document.key)
+        self._unsaid[judged.document.key] = (judged, verdict)
+        self._has_any.set()
+
+    def clear(self, key: DocumentKey) -> None:
+        """Have the verdict of a document that is no councilor removed."""
+        self.forget(key)
+        self._departed[key] = object()  # another each time: it may have come back in between
+        self._has_any.set()
+
+    def forget(self, key: DocumentKey) -> None:
+        """There is nothing to be said any more: the document was judged again."""
+        self._unsaid.pop(key, None)
+        self._departed.pop(key, None)
+
+    async def write(self) -> None:
+        """Write what there is to be said, again and again where that fails, until cancelled."""
+        pause = _SHORTEST_PAUSE
+        while True:
+            await self._has_any.wait()
+            try:
+                await self._write_some()
+            except (Unavailable, Misconfigured) as error:
+                self._telemetry.database_failed(error)
+                await asyncio.sleep(random.uniform(0, pause))
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            else:
+                pause = _SHORTEST_PAUSE
+
+    async def _write_some(self) -> None:
+        departed = dict(list(self._departed.items())[:_BATCH])
+        batch = list(self._unsaid.items())[:_BATCH]
+        await self._agents.clear_verdicts(list(departed))
+        told = await self._agents.write_verdicts(
+            [(judged.document, verdict) for _, (judged, verdict) in batch]
+        )
+        for key, time in departed.items():
+            if self._departed.get(key) is time:
+                del self._departed[key]
+        for key, (judged, verdict) in batch:
+            is_latest = self._unsaid.get(key, (None, None))[1] is verdict
+            if is_latest:
+                del self._unsaid[key]
+                self._told(judged, told.get(key))
+        if not self._unsaid and not self._departed:
+            self._has_any.clear()
