@@ -1,0 +1,143 @@
+"""`pickup`: how soon a change of one document is in effect, in quiet and beside a bulk import."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import sleep
+
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from service.app import wall_clock
+from tests.bench.deployment import Deployment
+from tests.bench.documents import Document, agent, insert, interval
+from tests.bench.figures import Benchmark, Options, Row, Sample, percentile
+from tests.bench.instances import Instance
+from tests.bench.journal import Journal
+from tests.bench.load import seconds_for, seed
+
+_CHANGES = 300
+_APART_SECONDS = 0.02
+_IMPORTED_TIMES = 5
+_EVENTS = ("job_scheduled", "job_paused", "job_resumed")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A change that a majority has: the log event that it leads to, its acknowledgement's time."""
+
+    agent_id: str
+    event: str
+    at: float
+
+
+def _changed(agents: Collection[Document], n: int, first: str) -> Iterator[Written]:
+    """Edit one councilor, pause and resume the next, promote a new one, and so on."""
+    for number in range(_CHANGES):
+        pair, turn = divmod(number, 4)
+        edited, paused = f"agent-{2 * pair % n:06}", f"agent-{(2 * pair + 1) % n:06}"
+        match turn:
+            case 0:
+                value = f"{pair + 7}h{len(first)}m"
+                schedule = {"councilor_config.schedule": {**interval(value), "enabled": True}}
+                agents.update_one({"agent_id": edited}, {"$set": schedule})
+                yield _written(edited, "job_scheduled")
+            case 1 | 2:
+                enabled = {"councilor_config.schedule.enabled": turn == 2}
+                agents.update_one({"agent_id": paused}, {"$set": enabled})
+                yield _written(paused, "job_resumed" if turn == 2 else "job_paused")
+            case _:
+                document = agent(number, interval("6h"), first=first)
+                agents.insert_one(document)
+                yield _written(document["agent_id"], "job_scheduled")
+        sleep(_APART_SECONDS)
+
+
+def _written(agent_id: str, event: str) -> Written:
+    return Written(agent_id, event, wall_clock().timestamp())
+
+
+def latencies(changes: Sequence[Written], journal: Journal, since: int) -> list[float]:
+    """The seconds from each acknowledgement to the log event; 0 where that came first."""
+    told: dict[tuple[str, str], float] = {}
+    for event in journal.events(*_EVENTS, since=since):
+        told.setdefault((event.agent_id, event.name), event.at)
+    return [max(told[change.agent_id, change.event] - change.at, 0.0) for change in changes]
+
+
+@contextmanager
+def _importing(agents: Collection[Document], n: int) -> Iterator[None]:
+    """Promote many others meanwhile, a thousand at a time."""
+    documents = [agent(number, interval("12h"), first="imported") for number in range(n)]
+    faults: list[BaseException] = []
+
+    def import_all() -> None:
+        try:
+            insert(agents, documents)
+        except BaseException as fault:  # noqa: BLE001 raised again below
+            faults.append(fault)
+
+    thread = threading.Thread(target=import_all, name="bulk import")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if faults:
+        raise faults[0]
+
+
+def _measured(
+    instance: Instance, database: Database[Document], n: int, *, imported: int
+) -> list[float]:
+    agents, since = database["agents"], instance.journal.size
+    first = "other" if imported else "new"
+    if imported:
+        with _importing(agents, imported):
+            changes = list(_changed(agents, n, first))
+    else:
+        changes = list(_changed(agents, n, first))
+    scheduled = sum(change.event == "job_scheduled" for change in changes)
+    for event in _EVENTS:
+        count = sum(change.event == event for change in changes)
+        expected = scheduled + imported if event == "job_scheduled" else count
+        instance.wait_logged(event, expected, seconds_for(n + imported), since)
+    return latencies(changes, instance.journal, since)
+
+
+def _figures(seconds: Sequence[float], kind: str) -> Mapping[str, float]:
+    shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    return {f"{kind}_{k}_ms": percentile(seconds, share) * 1_000 for k, share in shares.items()}
+
+
+def _pickup(deployment: Deployment, n: int, options: Options) -> Iterator[Sample]:
+    for _ in range(options.runs):
+        database = deployment.database()
+        # As every writer that looks agents up by name has it; the service itself needs none.
+        database["agents"].create_index("agent_id", unique=True)
+        seed(deployment, database, n)
+        with deployment.serving(database) as instance:
+            instance.wait_ready(seconds_for(n))
+            sleep(1)
+            quiet = _measured(instance, database, n, imported=0)
+            beside = _measured(instance, database, n, imported=n * _IMPORTED_TIMES)
+            instance.stop()
+        yield {**_figures(quiet, "quiet"), **_figures(beside, "beside")}
+
+
+PICKUP = Benchmark(
+    "pickup",
+    f"{_CHANGES} edits, pauses, resumes and promotions one by one: majority acknowledgement to "
+    f"log event; then the same beside a bulk import of {_IMPORTED_TIMES} n promoted agents",
+    (10_000,),
+    (
+        Row("quiet_p50_ms", "a change, p50", "ms", "O(log n)", "not noticed"),
+        Row("quiet_p99_ms", "a change, p99", "ms", "O(log n)", "not noticed"),
+        Row("quiet_max_ms", "a change, max", "ms", "O(log n)", "not noticed"),
+        Row("beside_p50_ms", "beside a bulk import, p50", "ms", "O(imported)", "not noticed"),
+        Row("beside_p99_ms", "beside a bulk import, p99", "ms", "O(imported)", "not noticed"),
+        Row("beside_max_ms", "beside a bulk import, max", "ms", "O(imported)", "not noticed"),
+    ),
+    _pickup,
+)
