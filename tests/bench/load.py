@@ -1,6 +1,6 @@
 """`load` and `memory`: a cold start on many councilors, and what each of them takes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pymongo.database import Database
 
@@ -22,14 +22,11 @@ def seconds_for(n: int) -> float:
 
 
 def seed(
-    deployment: Deployment,
-    database: Database[Document],
-    n: int,
-    *,
-    is_very_far: bool = False,
+    deployment: Deployment, database: Database[Document], documents: Sequence[Document]
 ) -> None:
-    """Leave the documents, verdicts and jobs of so many councilors as the service leaves them."""
-    insert(database["agents"], councilors(n, wall_clock(), is_very_far=is_very_far))
+    """Leave documents, verdicts and jobs of these councilors as the service leaves them."""
+    n = len(documents)
+    insert(database["agents"], documents)
     with deployment.serving(database) as instance:
         instance.wait_ready(seconds_for(n))
         wait_complete(database, n)
@@ -71,7 +68,7 @@ def require_no_run(database: Database[Document]) -> None:
 def _load(deployment: Deployment, n: int, options: Options) -> Iterator[Sample]:
     empty_bytes = _empty_bytes(deployment)
     database = deployment.database()
-    seed(deployment, database, n)
+    seed(deployment, database, councilors(n, wall_clock()))
     for _ in range(options.runs):
         with deployment.serving(database) as instance:
             ready_seconds = instance.wait_ready(seconds_for(n))

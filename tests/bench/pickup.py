@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from time import sleep
 
 from pymongo.collection import Collection
-from pymongo.database import Database
 
 from service.app import wall_clock
 from tests.bench.deployment import Deployment
-from tests.bench.documents import Document, agent, insert, interval
+from tests.bench.documents import Document, agent, councilors, insert, interval
 from tests.bench.figures import Benchmark, Options, Row, Sample, percentile
 from tests.bench.instances import Instance
-from tests.bench.journal import Journal
+from tests.bench.journal import Journal, Unmeasured
 from tests.bench.load import seconds_for, seed
 
 _CHANGES = 300
+_OF_EACH = 2 * _CHANGES // 4
+"""Councilors that are edited in both parts; as many are paused, and as many resumed."""
 _APART_SECONDS = 0.02
 _IMPORTED_TIMES = 5
 _EVENTS = ("job_scheduled", "job_paused", "job_resumed")
@@ -32,26 +33,38 @@ class Written:
     at: float
 
 
-def _changed(agents: Collection[Document], n: int, first: str) -> Iterator[Written]:
-    """Edit one councilor, pause and resume the next, promote a new one, and so on."""
+def _changed(agents: Collection[Document], first: int) -> Iterator[Written]:
+    """Edit, pause and resume a councilor each, promote a new one, and so on, from the `first` on.
+
+    Each is touched once: of a pause that is taken back before it is seen, no log tells.
+    """
     for number in range(_CHANGES):
-        pair, turn = divmod(number, 4)
-        edited, paused = f"agent-{2 * pair % n:06}", f"agent-{(2 * pair + 1) % n:06}"
+        act, turn = number // 4 + first, number % 4
+        name = f"agent-{act + turn * _OF_EACH:06}"
         match turn:
             case 0:
-                value = f"{pair + 7}h{len(first)}m"
-                schedule = {"councilor_config.schedule": {**interval(value), "enabled": True}}
-                agents.update_one({"agent_id": edited}, {"$set": schedule})
-                yield _written(edited, "job_scheduled")
+                schedule = {"councilor_config.schedule": {**interval("7h"), "enabled": True}}
+                agents.update_one({"agent_id": name}, {"$set": schedule})
+                yield _written(name, "job_scheduled")
             case 1 | 2:
                 enabled = {"councilor_config.schedule.enabled": turn == 2}
-                agents.update_one({"agent_id": paused}, {"$set": enabled})
-                yield _written(paused, "job_resumed" if turn == 2 else "job_paused")
+                agents.update_one({"agent_id": name}, {"$set": enabled})
+                yield _written(name, "job_resumed" if turn == 2 else "job_paused")
             case _:
-                document = agent(number, interval("6h"), first=first)
+                document = agent(act, interval("6h"), first="new")
                 agents.insert_one(document)
                 yield _written(document["agent_id"], "job_scheduled")
         sleep(_APART_SECONDS)
+
+
+def _seeded(n: int) -> list[Document]:
+    """Councilors, and some of them paused that will be resumed."""
+    if n < 3 * _OF_EACH:
+        raise Unmeasured(f"at least {3 * _OF_EACH} councilors are needed")
+    documents = councilors(n, wall_clock())
+    for document in documents[2 * _OF_EACH : 3 * _OF_EACH]:
+        document["councilor_config"]["schedule"]["enabled"] = False
+    return documents
 
 
 def _written(agent_id: str, event: str) -> Written:
@@ -89,20 +102,15 @@ def _importing(agents: Collection[Document], n: int) -> Iterator[None]:
 
 
 def _measured(
-    instance: Instance, database: Database[Document], n: int, *, imported: int
+    instance: Instance, agents: Collection[Document], first: int, *, imported: int
 ) -> list[float]:
-    agents, since = database["agents"], instance.journal.size
-    first = "other" if imported else "new"
-    if imported:
-        with _importing(agents, imported):
-            changes = list(_changed(agents, n, first))
-    else:
-        changes = list(_changed(agents, n, first))
-    scheduled = sum(change.event == "job_scheduled" for change in changes)
+    since = instance.journal.size
+    with _importing(agents, imported):
+        changes = list(_changed(agents, first))
     for event in _EVENTS:
         count = sum(change.event == event for change in changes)
-        expected = scheduled + imported if event == "job_scheduled" else count
-        instance.wait_logged(event, expected, seconds_for(n + imported), since)
+        expected = count + imported if event == "job_scheduled" else count
+        instance.wait_logged(event, expected, seconds_for(imported), since)
     return latencies(changes, instance.journal, since)
 
 
@@ -116,12 +124,13 @@ def _pickup(deployment: Deployment, n: int, options: Options) -> Iterator[Sample
         database = deployment.database()
         # As every writer that looks agents up by name has it; the service itself needs none.
         database["agents"].create_index("agent_id", unique=True)
-        seed(deployment, database, n)
+        seed(deployment, database, _seeded(n))
         with deployment.serving(database) as instance:
             instance.wait_ready(seconds_for(n))
             sleep(1)
-            quiet = _measured(instance, database, n, imported=0)
-            beside = _measured(instance, database, n, imported=n * _IMPORTED_TIMES)
+            agents, imported = database["agents"], n * _IMPORTED_TIMES
+            quiet = _measured(instance, agents, 0, imported=0)
+            beside = _measured(instance, agents, _CHANGES // 4, imported=imported)
             instance.stop()
         yield {**_figures(quiet, "quiet"), **_figures(beside, "beside")}
 
