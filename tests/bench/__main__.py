@@ -14,16 +14,21 @@ from rich.console import Console
 from rich.markup import escape
 
 from tests.bench import machine
+from tests.bench.change import CHANGE
 from tests.bench.deployment import deployed
 from tests.bench.figures import Benchmark, Figures, Options
 from tests.bench.herd import HERD
+from tests.bench.idle import IDLE
 from tests.bench.journal import Unmeasured
 from tests.bench.load import LOAD, MEMORY
 from tests.bench.pickup import PICKUP
 from tests.bench.promote import BULK_PROMOTE
+from tests.bench.replicas import REPLICAS
 from tests.bench.report import content_of, show, show_machine
+from tests.bench.throughput import THROUGHPUT
 
-BENCHMARKS = {one.name: one for one in (PICKUP, LOAD, BULK_PROMOTE, HERD, MEMORY)}
+_ALL = (PICKUP, LOAD, CHANGE, BULK_PROMOTE, HERD, THROUGHPUT, IDLE, MEMORY, REPLICAS)
+BENCHMARKS = {one.name: one for one in _ALL}
 
 
 def _positive(text: str) -> int:
@@ -40,7 +45,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     add("names", nargs="*", metavar="NAME", help=f"{known}; all of them where none is named")
     add("--n", type=_positive, metavar="N", help="one size, in place of each benchmark's own")
     add("--runs", type=_positive, default=3, metavar="3", help="the figures are their medians")
-    add("--seconds", type=_positive, default=20, metavar="20", help="of throughput and idle")
+    add("--seconds", type=_positive, metavar="S", help="of throughput (20) and idle (60)")
+    concurrent = "SCHEDULER_MAX_CONCURRENT_RUNS of herd and throughput"
+    add("--concurrent", type=_positive, default=2_000, metavar="2000", help=concurrent)
     add("--json", action="store_true", help="for programs")
     chosen = parser.parse_args(arguments)
     if unknown := [name for name in chosen.names if name not in BENCHMARKS]:
@@ -62,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else 120, stderr=chosen.json)
     about, them, code = machine.description(), list[Figures](), 0
     show_machine(console, about)
-    options = Options(chosen.runs, chosen.seconds)
+    options = Options(chosen.runs, chosen.seconds, chosen.concurrent)
     for name in chosen.names or BENCHMARKS:
         benchmark = BENCHMARKS[name]
         for n in [chosen.n] if chosen.n else benchmark.sizes:

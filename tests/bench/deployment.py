@@ -2,7 +2,7 @@
 
 import http.client
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,7 +54,11 @@ class Deployment:
         return self._client.get_database(f"bench_{self._databases}", write_concern=_MAJORITY)
 
     def serving(
-        self, database: Database[Document], *, is_watched: bool = True, **environ: str
+        self,
+        database: Database[Document],
+        chosen: Mapping[str, str] | None = None,
+        *,
+        is_watched: bool = True,
     ) -> AbstractContextManager[Instance]:
         """Run the service on a database, with these settings."""
         self._logs += 1
@@ -64,7 +68,7 @@ class Deployment:
             "CONDUCTOR_API_URL": f"http://127.0.0.1:{self._conductor_port}",
             "SCHEDULER_HTTP_PORT": "0",
             "SCHEDULER_LOG_FORMAT": "json",
-            **environ,
+            **(chosen or {}),
         }
         return serving(settings, self._folder / f"service-{self._logs}.log", is_watched=is_watched)
 

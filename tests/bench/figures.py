@@ -27,7 +27,8 @@ class Options:
     """How the person who measures wants it."""
 
     runs: int = 3
-    seconds: float = 20.0
+    seconds: float | None = None
+    concurrent: int = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Benchmark:
     sizes: Sequence[int]
     rows: Sequence[Row]
     samples: Callable[[Deployment, int, Options], Iterable[Sample]]
+    curve: str = ""
+    """How the keys of figures begin that are one curve over time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,12 @@ def wait_closed(database: Database[Document], n: int) -> datetime:
             {"status": "running"}, limit=1
         )
 
-    within_time(are_closed, f"{n} rows are closed", within=seconds_for(n), every=_POLL_SECONDS)
+    try:
+        within_time(are_closed, f"{n} rows are closed", within=seconds_for(n), every=_POLL_SECONDS)
+    except Unmeasured as error:
+        by_status = rows.aggregate([{"$group": {"_id": "$status", "count": {"$sum": 1}}}])
+        said = ", ".join(f"{group['count']} {group['_id']}" for group in by_status)
+        raise Unmeasured(f"{error}; the ledger has {said or 'no row'}") from None
     return wall_clock()
 
 
@@ -69,10 +74,11 @@ def require_each_once(database: Database[Document], n: int) -> None:
         raise Unmeasured(f"of {n} runs there are {said}")
 
 
-def _one(deployment: Deployment, n: int) -> Mapping[str, float]:
+def _one(deployment: Deployment, n: int, options: Options) -> Mapping[str, float]:
     database = deployment.database()
     deployment.forget_calls()
-    with deployment.serving(database, SCHEDULER_MAX_CONCURRENT_RUNS="2000") as instance:
+    settings = {"SCHEDULER_MAX_CONCURRENT_RUNS": str(options.concurrent)}
+    with deployment.serving(database, settings) as instance:
         instance.wait_ready(seconds_for(0))
         slot = coming_minute(wall_clock(), n)
         promote_for(database, slot, n)
@@ -108,7 +114,7 @@ def _times_of(instance: Instance, slot: datetime) -> dict[str, float]:
 
 def _herd(deployment: Deployment, n: int, options: Options) -> Iterator[Sample]:
     for _ in range(options.runs):
-        ours = _one(deployment, n)
+        ours = _one(deployment, n, options)
         stock = answer_of("tests.bench.stock", "herd", str(n), within=seconds_for(n) + 60)
         yield {
             **ours,

@@ -18,6 +18,9 @@ def show_machine(console: Console, machine: Mapping[str, str | int]) -> None:
 def show(console: Console, figures: Figures) -> None:
     """The medians of a benchmark at one size, and between which values the runs were."""
     console.print(table_of(figures))
+    if curve := curve_of(figures):
+        shown = " ".join(number(value) for value in curve)
+        console.print(f"memory in MB, each 10 s: {spark(curve)}  {shown}", highlight=False)
 
 
 def table_of(figures: Figures) -> Table:
@@ -36,6 +39,20 @@ def table_of(figures: Figures) -> Table:
             stock = _stock(figures, row)
             table.add_row(row.label, number(median), span, row.unit, row.growth, stock)
     return table
+
+
+def curve_of(figures: Figures) -> Sequence[float]:
+    """The medians of the figures that are a curve, in the order of their keys."""
+    start = figures.benchmark.curve
+    keys = {key for sample in figures.samples for key in sample if start and key.startswith(start)}
+    return [value for key in sorted(keys) if (value := figures.median(key)) is not None]
+
+
+def spark(values: Sequence[float]) -> str:
+    """A line as high as the values, from the least to the most of them."""
+    least, span = min(values), max(values) - min(values)
+    marks = "▁▂▃▄▅▆▇█"
+    return "".join(marks[round((v - least) / span * 7) if span else 0] for v in values)
 
 
 def _stock(figures: Figures, row: Row) -> str:
@@ -60,6 +77,7 @@ def _content(figures: Figures) -> dict[str, Any]:
     return {
         "name": figures.benchmark.name,
         "n": figures.n,
+        "curve": curve_of(figures),
         "figures": {key: row for key, row in rows.items() if row["median"] is not None},
     }
 

@@ -20,7 +20,7 @@ from service.app import wall_clock
 from tests.bench.machine import rss_bytes
 from tests.bench.watcher import Watcher
 
-_CHANGES = 300
+CHANGES = 300
 _AHEAD_SECONDS = 3.0
 _AHEAD_SECONDS_PER_JOB = 0.001
 _HERD_SECONDS = 60.0
@@ -86,7 +86,7 @@ async def change(n: int) -> dict[str, float]:
     for number, trigger in enumerate(_triggers(n)):
         scheduler.add_job(_nothing, trigger, id=str(number))
     await asyncio.sleep(0.1)
-    triggers, random = _triggers(_CHANGES), Random(2)
+    triggers, random = _triggers(CHANGES), Random(2)
 
     def change_one(number: int) -> None:
         scheduler.reschedule_job(str(random.randrange(n)), trigger=triggers[number])
@@ -99,7 +99,7 @@ async def change(n: int) -> dict[str, float]:
 async def cost_of(change_one: Callable[[int], None]) -> float:
     """The median of many changes, each with the round of the loop that sets its timer."""
     costs: list[float] = []
-    for number in range(_CHANGES):
+    for number in range(CHANGES):
         began = perf_counter()
         change_one(number)
         await asyncio.sleep(0)
