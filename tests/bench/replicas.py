@@ -106,9 +106,9 @@ REPLICAS = Benchmark(
     "n councilors each 5 s; then a herd of n for two replicas",
     (2_000,),
     (
-        Row("per_second_1", "runs a second, one replica", "/s"),
-        Row("per_second_2", "runs a second, two replicas", "/s"),
-        Row("per_second_3", "runs a second, three replicas", "/s"),
+        Row("per_second_1", "runs a second, one replica", "/s", "O(replicas)"),
+        Row("per_second_2", "runs a second, two replicas", "/s", "O(replicas)"),
+        Row("per_second_3", "runs a second, three replicas", "/s", "O(replicas)"),
         Row("ratio_2", "two replicas to one", "", "2 wanted"),
         Row("ratio_3", "three replicas to one", "", "3 wanted"),
         Row("duplicates", "calls made twice", "", "0"),
