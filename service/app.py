@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import stamina
@@ -85,7 +84,7 @@ def stores_of(client: Client, settings: Settings, owner: str) -> Stores:
 
 def _seal_of(settings: Settings) -> bytes:
     """Stands for the rules by which documents are judged: under others, all are judged anew."""
-    rules = (__version__, version("tzdata"), schedule_policy(settings))
+    rules = (__version__, schedule_policy(settings))
     return hashlib.sha256(repr(rules).encode()).digest()
 
 
