@@ -25,7 +25,8 @@ class Batcher(Generic[Item, Answer]):
 
     `send` is given some items and answers for each, in their order; an exception among the answers
     is raised where that item was asked for, one that `send` raises for all of them. Nobody is
-    answered before `send` has returned. A caller that is cancelled takes its item back, as long as
+    answered before `send` has returned. `most` is how many go together; with one, this is but a
+    queue, of which `at_once` are on the way. A caller that is cancelled takes its item back, as long as
     that has not been sent.
     """
 
@@ -34,10 +35,12 @@ class Batcher(Generic[Item, Answer]):
         send: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
         *,
         most: int = _MOST,
+        at_once: int = _AT_ONCE,
         weight: Callable[[Item], int] = lambda _: 0,
     ) -> None:
         self._send = send
         self._most = most
+        self._at_once = at_once
         self._weight = weight
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._collecting: asyncio.TimerHandle | None = None
@@ -59,7 +62,7 @@ class Batcher(Generic[Item, Answer]):
         if self._collecting is not None:
             self._collecting.cancel()
             self._collecting = None
-        while self._waiting and len(self._on_the_way) < _AT_ONCE:
+        while self._waiting and len(self._on_the_way) < self._at_once:
             if batch := self._batch():
                 task = asyncio.create_task(self._see_through(batch), name="send a batch")
                 self._on_the_way.add(task)

@@ -54,6 +54,7 @@ _FOREIGN_END = {
 _NOT_COMMON_YET = "the row is not acknowledged by the majority yet: it may be gone with its primary"
 _OF_A_STRETCH = ("provisional", "slots_missed", "first_slot", "last_slot")
 _MOST_TAKEN = 1_000
+_SINGLES_AT_ONCE = 8
 _TAKEN_FIELDS = dict.fromkeys(("scheduled_for", "last_slot", "created_at", "provisional"), 1)
 _STARTED = {"status": {"$in": [Status.RUNNING, Status.COMPLETED, Status.ERROR]}}
 
@@ -77,6 +78,9 @@ class MongoLedger:
         self._closings = Batcher(self._endings.close_all, weight=lambda ending: ending.weight)
         self._lookups = Batcher(self._look_up)
         self._stretches = Batcher(self._look_for_stretches)
+        self._owners = Batcher(self._running_owners)
+        self._earliest = Batcher(self._taken_since, most=1, at_once=_SINGLES_AT_ONCE)
+        self._notes = Batcher(self._note_one, most=1, at_once=_SINGLES_AT_ONCE)
 
     async def prepare(self, keep_for: timedelta | None) -> None:
         """Create the indexes, and the one that expires rows after `keep_for`.
@@ -117,11 +121,17 @@ class MongoLedger:
         return written.failures
 
     async def note_attempts(self, execution: Execution, attempts: Sequence[Attempt]) -> bool:
+        return await self._notes.ask((execution, attempts))
+
+    async def _note_one(
+        self, asked: Sequence[tuple[Execution, Sequence[Attempt]]]
+    ) -> Sequence[bool]:
+        ((execution, attempts),) = asked
         with translated():
             noted = await self._rows.update_one(
                 running_filter(execution), {"$set": {"attempts": attempts_of(attempts)}}
             )
-        return noted.matched_count == 1
+        return [noted.matched_count == 1]
 
     async def take_over(self, orphan: Execution, execution: Execution) -> bool:
         ours = {
@@ -208,13 +218,23 @@ class MongoLedger:
         return len(rows)
 
     async def running_owner(self, agent_id: str) -> str | None:
-        wanted = {"councilor_id": agent_id, "status": Status.RUNNING.value}
+        return await self._owners.ask(agent_id)
+
+    async def _running_owners(self, agent_ids: Sequence[str]) -> Sequence[str | None]:
+        wanted = {"councilor_id": {"$in": list(agent_ids)}, "status": Status.RUNNING.value}
         with translated():
-            row = await self._rows.find_one(wanted, {"owner": 1})
-        owner = row.get("owner") if row is not None else None
-        return owner if isinstance(owner, str) else None
+            rows = self._rows.find(wanted, {"councilor_id": 1, "owner": 1})
+            owners = {row["councilor_id"]: row.get("owner") async for row in rows}
+        said = (owners.get(agent_id) for agent_id in agent_ids)
+        return [owner if isinstance(owner, str) else None for owner in said]
 
     async def taken(self, agent_id: str, since: datetime) -> Sequence[TakenSlots]:
+        return await self._earliest.ask((agent_id, since))
+
+    async def _taken_since(
+        self, asked: Sequence[tuple[str, datetime]]
+    ) -> Sequence[Sequence[TakenSlots]]:
+        ((agent_id, since),) = asked
         wanted = {
             "councilor_id": agent_id,
             "trigger": {"$ne": Trigger.MANUAL.value},
@@ -224,7 +244,7 @@ class MongoLedger:
         with translated():
             rows = self._rows.find(wanted, _TAKEN_FIELDS)
             earliest = rows.sort("scheduled_for", ASCENDING).limit(_MOST_TAKEN)
-            return [taken_by(row) async for row in earliest]
+            return [[taken_by(row) async for row in earliest]]
 
     async def covering(self, agent_id: str, slot: datetime) -> Sequence[TakenSlots]:
         return await self._stretches.ask((agent_id, slot))
