@@ -183,8 +183,10 @@ class Reconciliation:
     def _recognize(self, document: AgentDocument, desired: Desired) -> None:
         """Let the job know its document by the digest, where that says it all."""
         job = self._jobs.of_document(document.key)
-        if job is not None and is_plain(desired) and job.digest != document.digest:
-            self._jobs.put(replace(job, digest=document.digest))
+        if document.digest is None or not is_plain(desired):
+            return
+        if job is not None and job.digest != document.digest:
+            self._jobs.put(job.known_by(document.digest))
 
     def _past(self, document: AgentDocument, desired: Desired, current: Job | None) -> Past:
         status = document.fields.get("councilor_status") if document.fields is not None else None

@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 _JUDGED = 64 * 1024
 """How much of a long output's beginning, and of its end, decides about its severity."""
+_SHORT = 1_000
+"""An output of which it takes longer to give it to a thread."""
 _LOOK_AGAIN_SECONDS = 1.0
 _STARTS_AT_ONCE = 100
 _LATE_MS = 1_000
@@ -341,6 +343,8 @@ class Runner:
 
     async def _severity(self, answer: Answer) -> Severity:
         output, rule = answer.output or "", self.policy.severity
+        if len(output) <= _SHORT:
+            return severity_of(output, rule)
         if len(output) > 2 * _JUDGED:
             # Regular expressions hold the interpreter: 25 MB of them stopped all timers for 4 s.
             output = f"{output[:_JUDGED]}\n{output[-_JUDGED:]}"

@@ -59,27 +59,26 @@ def configure_logging(style: str, level: str, stream: TextIO | None = None) -> N
 
     `style` is `json`, `console` or `auto`: console where the stream is a terminal.
     """
-    stream = stream or sys.stdout
+    target = stream or sys.stdout
     if style == "auto":
-        style = "console" if stream.isatty() else "json"
+        style = "console" if target.isatty() else "json"
     processors: list[Any] = [
-        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        *([_TRACEBACKS] if style == "json" else []),
     ]
     if style == "json":
-        processors.append(structlog.processors.JSONRenderer(serializer=_json))
+        processors += [_TRACEBACKS, structlog.processors.JSONRenderer(serializer=_json)]
     else:
         plain = structlog.dev.plain_traceback
         processors.append(
-            structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)
+            structlog.dev.ConsoleRenderer(colors=target.isatty(), exception_formatter=plain)
         )
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream),
-        cache_logger_on_first_use=False,
+        logger_factory=structlog.WriteLoggerFactory(target),
+        # Standard output stays what it is; a stream of a test's is another the next time.
+        cache_logger_on_first_use=stream is None,
     )
     _route_library_logs(level)
     # Retries are told of where they matter: `watch_lost`, `database_unavailable`.

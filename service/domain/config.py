@@ -107,7 +107,7 @@ class ScheduleConfig(_Part):
 class TaskConfig(_Part):
     name: Text = ""
     prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT), _IS_TEXT]
-    context_files: list[Text] = []
+    context_files: list[Text] = Field(default_factory=list)
     output_format: Annotated[OutputFormat, _IS_TEXT] = "checklist"
 
 
@@ -115,14 +115,16 @@ class NotificationsConfig(_Part):
     on_success: bool = False
     on_warning: bool = True
     on_error: bool = True
-    channels: list[Text] = ["panel"]
+    channels: list[Text] = Field(default_factory=lambda: ["panel"])
 
 
 class Config(_Part):
     title: Text = ""
     schedule: Annotated[ScheduleConfig, BeforeValidator(_present)]
     task: Annotated[TaskConfig, BeforeValidator(_present)]
-    notifications: Annotated[NotificationsConfig, BeforeValidator(_present)] = NotificationsConfig()
+    notifications: Annotated[NotificationsConfig, BeforeValidator(_present)] = Field(
+        default_factory=NotificationsConfig
+    )
 
 
 def config_from(value: object) -> Config:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import NewType
 
 from service.domain.config import (
@@ -25,6 +26,8 @@ from service.domain.schedule import Schedule, delay_within
 LONGEST_AGENT_ID = 1_000
 """It is a document's key, part of a path, and of a header, which servers cut at 8 KB."""
 
+_KEPT = 4_096
+"""Schedules that are known by their texts."""
 _HASHED = ("type", "value", "timezone", "spread")
 """What of a schedule moves its slots."""
 
@@ -188,17 +191,20 @@ def _require_promotion(promoted: object, agent_id: str | None, value: object) ->
 
 def _schedule(config: ScheduleConfig, policy: SchedulePolicy) -> Schedule:
     zone = config.timezone if config.timezone is not None else policy.timezone
+    return _schedule_from(config.type, config.value, zone, policy.min_interval)
+
+
+@lru_cache(maxsize=_KEPT)
+def _schedule_from(kind: str, value: str, zone: str, min_interval: timedelta) -> Schedule:
+    """The schedule, the same object for equal texts: many councilors have the same ones."""
     try:
-        if config.type == "interval":
-            schedule: Schedule = every_from(config.value)
-        else:
-            schedule = cron_from(config.value, zone)
+        schedule: Schedule = every_from(value) if kind == "interval" else cron_from(value, zone)
     except ScheduleError as error:
         field = f"councilor_config.schedule.{error.part}"
         raise ConfigRejected(field, str(error), error.hint) from error
     # No cron is denser than once a minute, so most need no look at their gaps.
-    if policy.min_interval > timedelta(minutes=1) or isinstance(schedule, Every):
-        _require_distance(schedule, policy.min_interval)
+    if min_interval > timedelta(minutes=1) or isinstance(schedule, Every):
+        _require_distance(schedule, min_interval)
     return schedule
 
 
@@ -246,7 +252,12 @@ def _notifications(config: Config) -> Notifications:
 
 
 def _spec_hash(config: ScheduleConfig, schedule: Schedule) -> str:
-    return _hash(f"{schedule.identity} spread={interval_text(_spread(config))}")
+    return _hash_of(schedule, _spread(config))
+
+
+@lru_cache(maxsize=_KEPT)
+def _hash_of(schedule: Schedule, spread: timedelta) -> str:
+    return _hash(f"{schedule.identity} spread={interval_text(spread)}")
 
 
 def _hash_despite_problems(config: object, policy: SchedulePolicy) -> str:

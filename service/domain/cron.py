@@ -153,7 +153,6 @@ class Cron:
         return left_out < local(span.start, span.offset)
 
 
-@lru_cache(maxsize=4096)
 def cron_from(text: str, zone: str) -> Cron:
     """Read five cron fields or a macro such as `@daily`, for the IANA time zone `zone`.
 

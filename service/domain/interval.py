@@ -26,12 +26,12 @@ class ScheduleError(ValueError):
         self.part = part
 
 
-@lru_cache(maxsize=4096)
 def every_from(text: str) -> "Every":
     """The schedule of an interval text; raises ScheduleError as `interval_from` does."""
     return Every(period=interval_from(text), text=text)
 
 
+@lru_cache(maxsize=4_096)
 def interval_from(text: str) -> timedelta:
     """Read an interval such as `90s`, `30m`, `1h30m`, `2d`, `1w`: units once each, largest first.
 

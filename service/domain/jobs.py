@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -108,6 +108,8 @@ class Job:
     """Whether `accepted_at` is a guess, until the server has set it."""
     digest: bytes | None = field(default=None, compare=False)
     """The document's, where it says all there is to say: an equal one need not be judged again."""
+    proof: bytes | None = field(default=None, compare=False)
+    """A digest of what follows from the document, and of that document's."""
 
     @property
     def timetable(self) -> Timetable | None:
@@ -131,7 +133,24 @@ class Job:
             self.skipped_slot,
             self.is_assumed,
             self.digest,
+            self.proof,
         )
+
+    def known_by(self, digest: bytes) -> "Job":
+        """The same job, of a document that has this digest."""
+        spec = self.spec
+        said = (
+            digest,
+            self.agent_id,
+            self.name,
+            self.state.value,
+            self.spec_hash,
+            self.accepted_at and self.accepted_at.timestamp(),
+            spec and (spec.schedule.identity, spec.schedule.text, spec.delay),
+            spec and (spec.catch_up.value, spec.overlap.value),
+        )
+        text = repr(said).encode("utf-8", "backslashreplace")
+        return replace(self, digest=digest, proof=hashlib.blake2b(text, digest_size=12).digest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +185,7 @@ class WholeJob:
 
 
 def stored_of(job: Job) -> StoredJob:
-    """A job of this process, as if an earlier one had left it."""
+    """What a job of this process says of its slots, as if an earlier one had left it."""
     return StoredJob(
         job.agent_id,
         job.spec_hash,
@@ -174,34 +193,17 @@ def stored_of(job: Job) -> StoredJob:
         job.accepted_at,
         job.next_run_at,
         job.skipped_slot,
-        whole_of(job),
     )
 
 
 def whole_of(job: Job) -> WholeJob | None:
     """All that makes a job what it is, where its document is known by a digest."""
-    if job.digest is None or job.spec is None:
+    if job.digest is None or job.proof is None or job.spec is None:
         return None
     spec, schedule = job.spec, job.spec.schedule
     kind, value, zone = schedule.kind, schedule.text, schedule.zone
     parts = (job.name, kind, value, zone, spec.delay, spec.catch_up.value, spec.overlap.value)
-    return WholeJob(*parts, job.digest, proof_of(job))
-
-
-def proof_of(job: Job) -> bytes:
-    """A digest of what follows from the document, and of that document's."""
-    spec = job.spec
-    said = (
-        job.digest,
-        job.agent_id,
-        job.name,
-        job.state.value,
-        job.spec_hash,
-        job.accepted_at and job.accepted_at.timestamp(),
-        spec and (spec.schedule.identity, spec.schedule.text, spec.delay),
-        spec and (spec.catch_up.value, spec.overlap.value),
-    )
-    return hashlib.blake2b(repr(said).encode("utf-8", "backslashreplace"), digest_size=12).digest()
+    return WholeJob(*parts, job.digest, job.proof)
 
 
 @dataclass(frozen=True, slots=True)

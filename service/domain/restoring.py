@@ -1,6 +1,7 @@
 """Jobs taken over from where they are stored, without judging their documents anew."""
 
 from datetime import datetime
+from functools import lru_cache
 
 from service.domain.config import CatchUp, Overlap
 from service.domain.councilor import DocumentKey
@@ -13,8 +14,6 @@ from service.domain.jobs import (
     JobState,
     Past,
     StoredJob,
-    WholeJob,
-    proof_of,
 )
 from service.domain.planning import next_run_of
 from service.domain.schedule import Schedule
@@ -39,7 +38,7 @@ def restored(stored: StoredJob, key: DocumentKey, digest: bytes, now: datetime) 
         return None
     try:
         spec = JobSpec(
-            _schedule(whole),
+            _schedule(whole.kind, whole.value, whole.timezone),
             stored.spec_hash,
             whole.delay,
             None,
@@ -58,9 +57,8 @@ def restored(stored: StoredJob, key: DocumentKey, digest: bytes, now: datetime) 
         spec,
         stored.accepted_at,
         None,
-        digest=digest,
-    )
-    if stored.accepted_at is None or proof_of(job) != whole.proof:
+    ).known_by(digest)
+    if stored.accepted_at is None or job.proof != whole.proof:
         return None
     timetable = job.timetable
     if timetable is None:
@@ -69,9 +67,11 @@ def restored(stored: StoredJob, key: DocumentKey, digest: bytes, now: datetime) 
     return job.due_next(next_run_of(timetable, None, past, now))
 
 
-def _schedule(whole: WholeJob) -> Schedule:
-    if whole.kind == "interval":
-        return every_from(whole.value)
-    if whole.timezone is None:
+@lru_cache(maxsize=4_096)
+def _schedule(kind: str, value: str, zone: str | None) -> Schedule:
+    """The same object for equal texts: many councilors have the same ones."""
+    if kind == "interval":
+        return every_from(value)
+    if zone is None:
         raise ScheduleError("a cron without a time zone", "")
-    return cron_from(whole.value, whole.timezone)
+    return cron_from(value, zone)

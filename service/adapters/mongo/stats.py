@@ -29,34 +29,15 @@ def counted(run: CountedRun) -> list[dict[str, Any]]:
     follow from its total and its rate.
     """
     mark = hashlib.sha256(run.execution_id.encode()).hexdigest()[:8]
-    marks = {"$cond": [{"$isArray": "$stats.counted"}, "$stats.counted", []]}
-    total = _count("$stats.total_executions")
-    successes = {
-        "$ifNull": [
-            _number("$stats.successful_executions"),
-            {"$round": {"$divide": [{"$multiply": [total, _rate()]}, 100]}},
-        ]
-    }
     success = 1 if run.severity is Severity.SUCCESS else 0
     stats = {
-        "total_executions": "$$total",
-        "successful_executions": "$$successes",
-        "success_rate": {
-            "$round": [
-                {"$multiply": [{"$divide": [{"$toDouble": "$$successes"}, "$$total"]}, 100]},
-                1,
-            ]
-        },
+        **_FROM_SUMS,
         "last_execution": {"$max": ["$stats.last_execution", run.completed_at]},
-        "counted": {"$slice": [{"$concatArrays": [[mark], marks]}, _REMEMBERED]},
+        "counted": {"$slice": [{"$concatArrays": [[mark], _MARKS]}, _REMEMBERED]},
     }
-    kept = {"$cond": [{"$eq": [{"$type": "$stats"}, "object"]}, "$stats", {}]}
-    sums = {
-        "total": {"$toInt": {"$add": [total, 1]}},
-        "successes": {"$toInt": {"$add": [successes, success]}},
-    }
-    new = {"$let": {"vars": sums, "in": {"$mergeObjects": [kept, stats]}}}
-    return [{"$set": {"stats": {"$cond": [{"$in": [mark, marks]}, "$stats", new]}}}]
+    sums = {"total": _TOTAL, "successes": {"$toInt": {"$add": [_SUCCESSES, success]}}}
+    new = {"$let": {"vars": sums, "in": {"$mergeObjects": [_KEPT, stats]}}}
+    return [{"$set": {"stats": {"$cond": [{"$in": [mark, _MARKS]}, "$stats", new]}}}]
 
 
 def _number(path: str) -> dict[str, Any]:
@@ -73,3 +54,24 @@ def _rate() -> dict[str, Any]:
     path = "$stats.success_rate"
     sane = [{"$isNumber": path}, {"$gte": [path, 0]}, {"$lte": [path, 100]}]
     return {"$cond": [{"$and": sane}, path, 0]}
+
+
+_MARKS = {"$cond": [{"$isArray": "$stats.counted"}, "$stats.counted", []]}
+_KEPT = {"$cond": [{"$eq": [{"$type": "$stats"}, "object"]}, "$stats", {}]}
+_TOTAL = {"$toInt": {"$add": [_count("$stats.total_executions"), 1]}}
+_SUCCESSES = {
+    "$ifNull": [
+        _number("$stats.successful_executions"),
+        {"$round": {"$divide": [{"$multiply": [_count("$stats.total_executions"), _rate()]}, 100]}},
+    ]
+}
+_FROM_SUMS = {
+    "total_executions": "$$total",
+    "successful_executions": "$$successes",
+    "success_rate": {
+        "$round": [
+            {"$multiply": [{"$divide": [{"$toDouble": "$$successes"}, "$$total"]}, 100]},
+            1,
+        ]
+    },
+}
