@@ -15,7 +15,7 @@ from typing import Any
 import stamina
 import structlog
 
-from service import __version__
+from service import __version__, garbage
 from service.adapters import conductor as conductor_adapter
 from service.adapters.apscheduler import TimedJobs
 from service.adapters.conductor import Dialect
@@ -138,6 +138,7 @@ async def serve(settings: Settings, stop: Stop) -> None:
 
     Raises WrongSettings, Misconfigured, CannotListen, or what ended a task that must not end.
     """
+    garbage.tune()
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(connected(mongodb_url(settings)))
         await _Service(settings, client, stop).run(stack)

@@ -19,6 +19,7 @@ from service.domain.execution import (
     Status,
     Stretch,
     Trigger,
+    execution_id_of,
     order_for,
 )
 from service.domain.jobs import Absence, AgentDocument, Desired, JobState
@@ -96,8 +97,8 @@ class Cases:
 
     async def _is_off_at(self, case: Case, instant: datetime) -> bool:
         """Tell whether it was off then; it is on as it is now."""
-        document = await self._agents.read_as_of(case.fire.key, instant)
-        if document is None or _is_same(document, case.document):
+        document = await self._agents.as_of(case.document, instant)
+        if document is None or document is case.document:
             return False
         reading = parse_councilor(document.fields or {}, self._policy)
         desired = desired_by(document.key, reading, document.damage)
@@ -108,7 +109,7 @@ class Cases:
     ) -> Claim:
         """Claim the slot in the place that was taken; the run goes on by itself where it is won."""
         assert case.councilor is not None
-        execution_id = replace(case.fire, due_at=slot, trigger=trigger).execution_id
+        execution_id = execution_id_of(case.fire.agent_id, slot, trigger)
         now = self._clock()
         execution = Execution(
             execution_id=execution_id,
@@ -246,10 +247,6 @@ def _before_others(stretch: Stretch, known: Sequence[TakenSlots], timetable: Tim
         return stretch
     last = timetable.latest_slot(others[0] - _TICK) or stretch.first
     return Stretch(stretch.first, last, timetable.count(stretch.first, last))
-
-
-def _is_same(document: AgentDocument, other: AgentDocument) -> bool:
-    return document.revision is not None and document.revision == other.revision
 
 
 def _is_seen_on(document: AgentDocument, since: datetime, until: datetime) -> bool:

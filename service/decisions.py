@@ -7,7 +7,7 @@ from functools import partial
 
 from service.cases import Case, Cases
 from service.domain.catch_up import DueSlots, due_slots, first_gap
-from service.domain.execution import Reason, Trigger
+from service.domain.execution import Reason, Trigger, execution_id_of
 from service.domain.jobs import Desired, JobSpec, JobState, Past, stored_of
 from service.domain.planning import past_of
 from service.domain.schedule import Timetable
@@ -134,7 +134,9 @@ class Decisions:
         return decide(first, taken_from=taken_from)
 
     def _is_doubtful(self, case: Case, slot: datetime) -> bool:
-        return self._runner.is_doubtful(replace(case.fire, due_at=slot).execution_id)
+        return self._runner.is_doubtful(
+            execution_id_of(case.fire.agent_id, slot, case.fire.trigger)
+        )
 
     def _past(self, case: Case, desired: Desired) -> Past:
         job = self._jobs.of_agent(case.fire.agent_id)

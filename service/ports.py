@@ -99,10 +99,11 @@ class Agents(Protocol):
     async def read_one(self, key: DocumentKey) -> AgentDocument:
         """The same for one; those who ask at the same time ask in one query."""
 
-    async def read_as_of(self, key: DocumentKey, instant: datetime) -> AgentDocument | None:
+    async def as_of(self, document: AgentDocument, instant: datetime) -> AgentDocument | None:
         """The document as it was at this instant, a whole second; None where nobody remembers.
 
-        The server does for some minutes. Raises Unavailable.
+        The server does for some minutes. The same object where it was the same, statistics aside.
+        Those who ask at the same time ask in one query. Raises Unavailable.
         """
 
     async def find(self, agent_ids: Sequence[str] | None) -> Sequence[AgentDocument]:

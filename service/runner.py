@@ -35,7 +35,7 @@ _JUDGED = 64 * 1024
 _SHORT = 1_000
 """An output of which it takes longer to give it to a thread."""
 _LOOK_AGAIN_SECONDS = 1.0
-_STARTS_AT_ONCE = 100
+_STARTS_AT_ONCE = 400
 _LATE_MS = 1_000
 _ON_TIME = timedelta(seconds=3)
 """Longer than a claim may take: no slot after it can come due meanwhile."""
@@ -263,8 +263,8 @@ class Runner:
         """The execution with its true start, once its claim is acknowledged."""
         now = self._clock()
         *earlier, _ = execution.attempts
-        begun = replace(execution, attempts=(*earlier, Attempt(now, None)))
-        return begun if earlier else replace(begun, started_at=now)
+        started_at = execution.started_at if earlier else now
+        return replace(execution, started_at=started_at, attempts=(*earlier, Attempt(now, None)))
 
     async def _run_claimed(
         self,

@@ -134,8 +134,9 @@ class FakeAgents:
         self.reads.extend(keys)
         return [self._read(key) for key in keys]
 
-    async def read_as_of(self, key: DocumentKey, instant: datetime) -> AgentDocument | None:
+    async def as_of(self, document: AgentDocument, instant: datetime) -> AgentDocument | None:
         self.outage.check()
+        key = document.key
         past = [(at, fields) for at, fields in self.history.get(key, ()) if at <= instant]
         if not past:
             return None

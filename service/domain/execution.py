@@ -8,6 +8,9 @@ from enum import StrEnum
 from service.domain.councilor import Councilor, DocumentKey, Task
 from service.domain.severity import Severity
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
 STALE_REQUEST = timedelta(hours=1)
 """A run-now request older than this when first seen never runs."""
 
@@ -79,7 +82,7 @@ class Fire:
 
     @property
     def execution_id(self) -> str:
-        return execution_id(self.agent_id, self.due_at, self.trigger)
+        return execution_id_of(self.agent_id, self.due_at, self.trigger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ class NotRun:
 
     @property
     def execution_id(self) -> str:
-        return execution_id(self.agent_id, self.scheduled_for, self.trigger)
+        return execution_id_of(self.agent_id, self.scheduled_for, self.trigger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +236,7 @@ def order_for(
     )
 
 
-def execution_id(agent_id: str, due_at: datetime, trigger: Trigger) -> str:
+def execution_id_of(agent_id: str, due_at: datetime, trigger: Trigger) -> str:
     """The identity of a slot's ledger row: one agent, one instant, one row."""
     suffix = "_manual" if trigger is Trigger.MANUAL else ""
     return f"exec_{agent_id}_{epoch_ms(due_at)}{suffix}"
@@ -241,9 +244,9 @@ def execution_id(agent_id: str, due_at: datetime, trigger: Trigger) -> str:
 
 def epoch_ms(instant: datetime) -> int:
     """Whole milliseconds since 1970, exact for instants that have no finer part."""
-    return milliseconds(instant - datetime(1970, 1, 1, tzinfo=UTC))
+    return milliseconds(instant - _EPOCH)
 
 
 def milliseconds(duration: timedelta) -> int:
     """A duration in whole milliseconds, rounded down."""
-    return duration // timedelta(milliseconds=1)
+    return duration // _MILLISECOND

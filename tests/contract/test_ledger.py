@@ -20,7 +20,7 @@ from service.domain.execution import (
     Status,
     Stretch,
     Trigger,
-    execution_id,
+    execution_id_of,
     interrupted,
 )
 from service.domain.severity import Severity
@@ -45,7 +45,7 @@ async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[Ledger]:
 def run_of(agent_id: str = "scout", minutes: int = 0, **changes: Any) -> Execution:
     slot = NOON + minutes * MINUTE
     execution = Execution(
-        execution_id=execution_id(agent_id, slot, Trigger.SCHEDULE),
+        execution_id=execution_id_of(agent_id, slot, Trigger.SCHEDULE),
         agent_id=agent_id,
         scheduled_for=slot,
         trigger=Trigger.SCHEDULE,

@@ -11,7 +11,14 @@ from service.domain.catch_up import DueSlots, due_slots, first_gap
 from service.domain.config import CatchUp, Overlap
 from service.domain.councilor import Councilor, SchedulePolicy, parse_councilor
 from service.domain.cron import Cron, cron_from
-from service.domain.execution import Execution, Stretch, Trigger, epoch_ms, execution_id, order_for
+from service.domain.execution import (
+    Execution,
+    Stretch,
+    Trigger,
+    epoch_ms,
+    execution_id_of,
+    order_for,
+)
 from service.domain.interval import Every, every_from
 from service.domain.jobs import JobSpec
 from service.domain.schedule import Timetable
@@ -174,7 +181,7 @@ def test_execution_id_names_agent_and_slot(trigger: Trigger) -> None:
     """A caught-up slot is the same slot; a run that was asked for is another thing."""
     suffix = "_manual" if trigger is Trigger.MANUAL else ""
     slot = NOON + timedelta(milliseconds=7)
-    assert execution_id("a/1", slot, trigger) == f"exec_a/1_1795435200007{suffix}"
+    assert execution_id_of("a/1", slot, trigger) == f"exec_a/1_1795435200007{suffix}"
 
 
 def test_milliseconds_are_exact() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.clock import ComparedClock
-from service.domain.execution import Attempt, Execution, Reason, Status, Trigger, execution_id
+from service.domain.execution import Attempt, Execution, Reason, Status, Trigger, execution_id_of
 from service.mending import Mending
 from service.ports import Answer, Failure
 from service.replicas import Membership
@@ -66,7 +66,7 @@ class Survivor:
         trigger = changes.setdefault("trigger", Trigger.SCHEDULE)
         orphan = run_of(
             **{
-                "execution_id": execution_id("scout", SLOT, trigger),
+                "execution_id": execution_id_of("scout", SLOT, trigger),
                 "scheduled_for": SLOT,
                 "started_at": SLOT,
                 "owner": "dead",
@@ -90,7 +90,7 @@ async def survivor() -> AsyncIterator[Survivor]:
 @pytest.mark.parametrize("owner", ["dead", "replica-1", "alive"])
 async def test_only_runs_that_nobody_is_at_are_interrupted(survivor: Survivor, owner: str) -> None:
     await survivor.replicas.heartbeat("alive", {}, timedelta(hours=1))
-    survivor.side.runner.executions.add(execution_id("scout", SLOT, Trigger.SCHEDULE))
+    survivor.side.runner.executions.add(execution_id_of("scout", SLOT, Trigger.SCHEDULE))
     row = await survivor.finds(owner=owner, attempts=OPEN)
     assert (row.get("reason") == Reason.INTERRUPTED) is (owner == "dead")
 

@@ -1,7 +1,6 @@
 """The collection `agents`: read, watch, and write verdicts; nothing of a user's is ever changed."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -15,7 +14,7 @@ from pymongo.read_concern import ReadConcern
 from service.adapters.mongo.bulks import meaning_of, write_all
 from service.adapters.mongo.client import DURABLE, Client, translated, translation_of
 from service.adapters.mongo.documents import RAW, document_of, documents_in, listed
-from service.adapters.mongo.keys import id_of
+from service.adapters.mongo.keys import id_of, key_in
 from service.adapters.mongo.stream import RawCollection
 from service.adapters.mongo.verdicts import (
     guarded_filter,
@@ -135,25 +134,22 @@ class MongoAgents:
             return [*first, *await self._commanded(keys[half:], projection, read_concern)]
         return [document.raw for document in reply["cursor"]["firstBatch"]]
 
-    async def read_as_of(self, key: DocumentKey, instant: datetime) -> AgentDocument | None:
-        return await self._memories.ask((key, instant))
+    async def as_of(self, document: AgentDocument, instant: datetime) -> AgentDocument | None:
+        return await self._memories.ask((document, instant))
 
     async def _remember(
-        self, asked: Sequence[tuple[DocumentKey, datetime]]
+        self, asked: Sequence[tuple[AgentDocument, datetime]]
     ) -> Sequence[AgentDocument | Exception | None]:
-        by_instant: defaultdict[datetime, list[DocumentKey]] = defaultdict(list)
-        for key, instant in asked:
-            by_instant[instant].append(key)
-        found: dict[tuple[DocumentKey, datetime], AgentDocument | None] = {}
-        for instant, keys in by_instant.items():
-            for document in await self._read_all_as_of(keys, instant):
-                found[document.key, instant] = document
-        return [found.get(question) for question in asked]
+        found: dict[datetime, Mapping[DocumentKey, bytes] | None] = {}
+        for instant in {instant for _, instant in asked}:
+            keys = [document.key for document, at in asked if at == instant]
+            found[instant] = await self._all_as_of(keys, instant)
+        return [_past_of(document, found[instant]) for document, instant in asked]
 
-    async def _read_all_as_of(
+    async def _all_as_of(
         self, keys: Sequence[DocumentKey], instant: datetime
-    ) -> Sequence[AgentDocument]:
-        """As they were, those that were not there included; none where nobody remembers."""
+    ) -> Mapping[DocumentKey, bytes] | None:
+        """Those documents that were there; None where nobody remembers."""
         # Cluster times count seconds, and the writes within one: this is before the first of them.
         at = Timestamp(int(instant.timestamp()), 0)
         try:
@@ -161,12 +157,11 @@ class MongoAgents:
             raws = await self._commanded(keys, _PROJECTION, past)
         except OperationFailure as error:
             if error.code in _NOT_REMEMBERED:
-                return []
+                return None
             raise translation_of(error) from error
         except PyMongoError as error:
             raise translation_of(error) from error
-        found = {document.key: document for document in map(document_of, raws)}
-        return [found.get(key) or AgentDocument(key, None) for key in keys]
+        return {key_in(raw): raw for raw in raws}
 
     async def find(self, agent_ids: Sequence[str] | None) -> Sequence[AgentDocument]:
         wanted: dict[str, Any] = {"$or": _PROMOTED}
@@ -265,6 +260,17 @@ class MongoAgents:
     def _saw(self, time: Timestamp) -> None:
         if self._seen is None or time > self._seen:
             self._seen = time
+
+
+def _past_of(
+    document: AgentDocument, found: Mapping[DocumentKey, bytes] | None
+) -> AgentDocument | None:
+    if found is None:
+        return None
+    raw = found.get(document.key)
+    if raw is None:
+        return AgentDocument(document.key, None)
+    return document if raw == document.revision else document_of(raw)
 
 
 def _coming(batches: AsyncIterator[bytes]) -> "asyncio.Task[bytes]":

@@ -10,11 +10,11 @@ from motor.motor_asyncio import AsyncIOMotorCollection
 from pymongo import UpdateOne
 from pymongo.errors import PyMongoError
 
-from service.adapters.mongo.bulks import meaning_of, write_all
+from service.adapters.mongo.bulks import Failure, meaning_of, write_all
 from service.adapters.mongo.client import translated, translation_of
-from service.adapters.mongo.keys import id_of
+from service.adapters.mongo.keys import id_of, key_of
 from service.adapters.mongo.rows import end_of, running_filter
-from service.adapters.mongo.stats import CountedRun, counted
+from service.adapters.mongo.stats import CountedRun, counted, counted_in
 from service.domain.councilor import DocumentKey
 from service.domain.execution import Execution, Outcome, milliseconds
 from service.ports import Refused
@@ -117,11 +117,14 @@ class Endings:
         """
         if not counts:
             return []
-        written = await write_all(
-            self._agents, [UpdateOne(_agent_of(count), counted(count.run)) for count in counts]
-        )
+        if await self._are_added(counts):
+            failures: Sequence[Failure | None] = [None] * len(counts)
+        else:
+            # Somebody else has counted at the same time, or what is there is not of ours.
+            updates = [UpdateOne(_agent_of(count), counted(count.run)) for count in counts]
+            failures = (await write_all(self._agents, updates)).failures
         answers: list[Exception | None] = []
-        for count, failure in zip(counts, written.failures, strict=True):
+        for count, failure in zip(counts, failures, strict=True):
             trouble = meaning_of(failure) if failure else None
             if isinstance(trouble, Refused):
                 # A document that refuses its statistics (a user's validator) does without.
@@ -139,6 +142,31 @@ class Endings:
         except PyMongoError as error:
             return [answer or translation_of(error) for answer in answers]
         return answers
+
+    async def _are_added(self, counts: Sequence[Count]) -> bool:
+        """Count these runs by what the statistics are now; False where that cannot be done so."""
+        keys = [count.key for count in counts]
+        if None in keys:
+            return False
+        wanted = {"_id": {"$in": [id_of(key) for key in keys if key is not None]}}
+        with translated():
+            found = self._agents.find(wanted, {"stats": 1})
+            stats = {key_of(document["_id"]): document.get("stats") async for document in found}
+        updates = []
+        for count in counts:
+            if count.key not in stats:
+                continue  # the agent is gone, and its statistics with it
+            update = counted_in(stats[count.key], count.run)
+            if update is None:
+                return False
+            stats[count.key] = update.stats
+            if update.change:
+                agent = {**_agent_of(count), **update.found}
+                updates.append(UpdateOne(agent, {"$set": update.change}))
+        if not updates:
+            return True
+        written = await write_all(self._agents, updates)
+        return written.is_whole and written.matched == len(updates)
 
 
 def _agent_of(count: Count) -> dict[str, Any]:

@@ -1,14 +1,19 @@
 """The update that counts a run in the statistics of its agent."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 from service.domain.severity import Severity
 
 _REMEMBERED = 20
 """More runs than an agent can have while a crash keeps one from being counted."""
+_LARGEST = 2**31 - 2
+_TENTH = Decimal("0.1")
+_SUMS = ("total_executions", "successful_executions", "last_execution", "counted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,65 @@ class CountedRun:
     completed_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class UpdateOfStats:
+    """What the document has to be like, what to set in it, and what its statistics are then."""
+
+    found: Mapping[str, Any]
+    change: Mapping[str, Any]
+    stats: Mapping[str, Any]
+
+
+def counted_in(stats: object, run: CountedRun) -> UpdateOfStats | None:
+    """Add a run to statistics that were read, for a third of what it costs the server to add it.
+
+    Only where they are what this service writes, or nothing; None where the server has to look at
+    what is there. The update finds the document only as long as nobody has changed them.
+    """
+    if stats is None:
+        before: dict[str, Any] = {"total_executions": 0, "successful_executions": 0, "counted": []}
+        found: dict[str, Any] = {"stats": {"$exists": False}}
+    elif isinstance(stats, Mapping) and _is_of_ours(stats):
+        before = {name: stats[name] for name in _SUMS}
+        found = {f"stats.{name}": {"$eq": value} for name, value in before.items()}
+    else:
+        return None
+    mark, marks = _mark_of(run), before["counted"]
+    if mark in marks:
+        return UpdateOfStats(found, {}, before)
+    total = before["total_executions"] + 1
+    successes = before["successful_executions"] + (run.severity is Severity.SUCCESS)
+    latest = before.get("last_execution")
+    after = {
+        "total_executions": total,
+        "successful_executions": successes,
+        "success_rate": rate_of(successes, total),
+        "last_execution": max(latest, run.completed_at) if latest else run.completed_at,
+        "counted": [mark, *marks][:_REMEMBERED],
+    }
+    return UpdateOfStats(found, {f"stats.{name}": value for name, value in after.items()}, after)
+
+
+def rate_of(successes: int, total: int) -> float:
+    """In percent, with one decimal, rounded as the server rounds: half to even, in decimals."""
+    return float(Decimal(repr(successes / total * 100)).quantize(_TENTH, ROUND_HALF_EVEN))
+
+
+def _is_of_ours(stats: Mapping[str, Any]) -> bool:
+    counts = (stats.get("total_executions"), stats.get("successful_executions"))
+    marks = stats.get("counted")
+    return (
+        all(type(count) is int and 0 <= count < _LARGEST for count in counts)
+        and isinstance(marks, list)
+        and all(type(mark) is str for mark in marks)
+        and isinstance(stats.get("last_execution"), datetime)
+    )
+
+
+def _mark_of(run: CountedRun) -> str:
+    return hashlib.sha256(run.execution_id.encode()).hexdigest()[:8]
+
+
 def counted(run: CountedRun) -> list[dict[str, Any]]:
     """Add a run to `stats`, computed by the server from what is there, so no update is lost.
 
@@ -28,7 +92,7 @@ def counted(run: CountedRun) -> list[dict[str, Any]]:
     be nothing, of any type, or the predecessor's: where it kept no `successful_executions`, they
     follow from its total and its rate.
     """
-    mark = hashlib.sha256(run.execution_id.encode()).hexdigest()[:8]
+    mark = _mark_of(run)
     success = 1 if run.severity is Severity.SUCCESS else 0
     stats = {
         **_FROM_SUMS,
@@ -42,7 +106,7 @@ def counted(run: CountedRun) -> list[dict[str, Any]]:
 
 def _number(path: str) -> dict[str, Any]:
     """The whole number at a path, or null where there is none that could be a count."""
-    sane = [{"$isNumber": path}, {"$gte": [path, 0]}, {"$lt": [path, 2**31 - 2]}]
+    sane = [{"$isNumber": path}, {"$gte": [path, 0]}, {"$lt": [path, _LARGEST]}]
     return {"$cond": [{"$and": sane}, {"$trunc": path}, None]}
 
 
