@@ -8,10 +8,12 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_WORTH_IT = 50
+_MANY = 50
+"""New jobs that are worth it."""
+_MANY_OBJECTS = 50_000
 _THRESHOLDS = (20_000, 50, 100)
-"""With thousands of runs on their way, the usual 700 new objects look at them all the time: it takes
-a quarter of the processor time of a run."""
+"""With thousands of runs on their way, the usual 700 new objects have it look at them all the time:
+it takes a quarter of the processor time of a run."""
 
 
 def tune() -> None:
@@ -19,20 +21,19 @@ def tune() -> None:
     gc.set_threshold(*_THRESHOLDS)
 
 
-def spare(new: int) -> None:
-    """Leave out of collections what there is now, where so many new long-lived objects came."""
-    if new >= _WORTH_IT:
-        gc.collect(1)  # cycles that are frozen stay for ever
+def spare(new_jobs: int) -> None:
+    """Leave out of all collections what there is now, where many jobs are new."""
+    if new_jobs >= _MANY:
         gc.freeze()
 
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """Collect nothing while much is made that stays."""
-    was_on = gc.isenabled()
+    """Collect nothing while much may be made that stays; leave it out afterwards, if so."""
     gc.disable()
     try:
         yield
     finally:
-        if was_on:
-            gc.enable()
+        if gc.get_count()[0] > _MANY_OBJECTS:
+            gc.freeze()
+        gc.enable()

@@ -142,8 +142,8 @@ class Agents(Protocol):
 class JobTable(Protocol):
     """The jobs of this process, with their timers."""
 
-    def put(self, job: Job) -> None:
-        """Add or replace the job of this `agent_id`."""
+    def put(self, job: Job, *, is_stored: bool = False) -> None:
+        """Add or replace the job of this `agent_id`; `is_stored` where nobody need be told."""
 
     def remove(self, agent_id: str) -> None:
         """Take a job away, if it is there."""
@@ -167,7 +167,7 @@ class JobTable(Protocol):
 class StoredJobs(Protocol):
     """The collection `apscheduler_jobs`: a projection of the job table, for people and restarts."""
 
-    async def load(self) -> Mapping[str, StoredJob]:
+    async def load(self) -> dict[str, StoredJob]:
         """The jobs that are stored, foreign documents left out. Raises Unavailable."""
 
     async def save(self, jobs: Sequence[Job], removed: Sequence[str]) -> None:

@@ -100,8 +100,9 @@ class Reconciler:
 
     async def _learn(self, *, is_startup: bool) -> None:
         """What happened while nothing was watched, the stored jobs know: what others have seen."""
-        left_behind = await self._stored_jobs.load()
-        self._reconciliation.begin(left_behind, is_startup=is_startup)
+        with garbage.paused():
+            left_behind = await self._stored_jobs.load()
+            self._reconciliation.begin(left_behind, is_startup=is_startup)
 
     def _lost(self, reason: str, detail: str) -> None:
         self._health.watch_is_lost(detail)

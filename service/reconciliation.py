@@ -1,7 +1,7 @@
 """Makes the job table and the verdicts equal to what some documents say."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -57,14 +57,14 @@ class Reconciliation:
         self._telemetry = telemetry
         self._clock = clock
         self._policy = policy
-        self._left_behind: Mapping[str, StoredJob] = {}
-        self._left_by_digest: Mapping[bytes, StoredJob] = {}
+        self._left_behind: dict[str, StoredJob] = {}
+        self._left_by_digest: dict[bytes, StoredJob] = {}
         self._are_jobs_lost = False
         self._mark = mark
         self._contenders: defaultdict[str, set[DocumentKey]] = defaultdict(set)
         self._requested: dict[DocumentKey, datetime] = {}
 
-    def begin(self, left_behind: Mapping[str, StoredJob], *, is_startup: bool) -> None:
+    def begin(self, left_behind: dict[str, StoredJob], *, is_startup: bool) -> None:
         """Take into account what is stored, of an earlier process or of other replicas.
 
         Until `everything_was_seen`: then each of these jobs is in the table, or gone.
@@ -79,7 +79,6 @@ class Reconciliation:
 
     def everything_was_seen(self) -> None:
         """Forget what was stored."""
-        garbage.spare(len(self._left_behind))
         self._left_behind, self._left_by_digest, self._are_jobs_lost = {}, {}, False
 
     def is_known(self, listed: Listed) -> bool:
@@ -90,13 +89,16 @@ class Reconciliation:
         job = self._jobs.of_document(listed.key)
         if job is not None:
             return job.digest == listed.digest
-        stored = self._left_by_digest.get(listed.digest)
+        # Taken out: what is not needed any more makes room for the jobs.
+        stored = self._left_by_digest.pop(listed.digest, None)
         if stored is None or self._jobs.of_agent(stored.agent_id) is not None:
             return False
         job = restored(stored, listed.key, listed.digest, self._clock())
-        if job is not None:
-            self._jobs.put(job)
-        return job is not None
+        if job is None:
+            return False
+        self._left_behind.pop(job.agent_id, None)
+        self._jobs.put(job, is_stored=job.next_run_at == stored.next_run_at)
+        return True
 
     def reconcile(self, documents: Sequence[AgentDocument]) -> None:
         """Apply what these documents want, and have those verdicts written that they do not carry.

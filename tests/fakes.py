@@ -479,7 +479,7 @@ class FakeStoredJobs:
         self.jobs: dict[str, StoredJob] = {}
         self.outage = Outage()
 
-    async def load(self) -> Mapping[str, StoredJob]:
+    async def load(self) -> dict[str, StoredJob]:
         self.outage.check()
         return dict(self.jobs)
 
@@ -506,7 +506,7 @@ class FakeJobTable:
         self.puts: list[str] = []
         self.fired: Fired | None = None
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Job, *, is_stored: bool = False) -> None:
         self.puts.append(job.agent_id)
         self.jobs[job.agent_id] = job
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from service.domain.config import CatchUp, Overlap, Problem
 from service.domain.councilor import DocumentKey
@@ -138,19 +139,8 @@ class Job:
 
     def known_by(self, digest: bytes) -> "Job":
         """The same job, of a document that has this digest."""
-        spec = self.spec
-        said = (
-            digest,
-            self.agent_id,
-            self.name,
-            self.state.value,
-            self.spec_hash,
-            self.accepted_at and self.accepted_at.timestamp(),
-            spec and (spec.schedule.identity, spec.schedule.text, spec.delay),
-            spec and (spec.catch_up.value, spec.overlap.value),
-        )
-        text = repr(said).encode("utf-8", "backslashreplace")
-        return replace(self, digest=digest, proof=hashlib.blake2b(text, digest_size=12).digest())
+        whole = whole_of(self, digest)
+        return self if whole is None else replace(self, digest=digest, proof=whole.proof)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +156,7 @@ class StoredJob:
     whole: "WholeJob | None" = None
 
 
-@dataclass(frozen=True, slots=True)
-class WholeJob:
+class WholeJob(NamedTuple):
     """What else there is to a job that was stored, where its document need not be read for it.
 
     `digest` is the document's when it was judged; `proof` shows that nobody has touched the rest.
@@ -177,11 +166,23 @@ class WholeJob:
     kind: str
     value: str
     timezone: str | None
-    delay: timedelta
+    delay_ms: int
     catch_up: str
     overlap: str
     digest: bytes
     proof: bytes
+
+    def proof_with(
+        self, agent_id: str, spec_hash: str, state: str, accepted_at: datetime | None
+    ) -> bytes:
+        """A digest of all that follows from the document, keyed by that document's."""
+        said = (
+            *(agent_id, spec_hash, state, str(accepted_at and accepted_at.timestamp())),
+            *(self.name, self.kind, self.value, self.timezone or ""),
+            *(str(self.delay_ms), self.catch_up, self.overlap),
+        )
+        text = "\0".join(said).encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(text, digest_size=12, key=self.digest).digest()
 
 
 def stored_of(job: Job) -> StoredJob:
@@ -196,14 +197,19 @@ def stored_of(job: Job) -> StoredJob:
     )
 
 
-def whole_of(job: Job) -> WholeJob | None:
+def whole_of(job: Job, digest: bytes | None = None) -> WholeJob | None:
     """All that makes a job what it is, where its document is known by a digest."""
-    if job.digest is None or job.proof is None or job.spec is None:
+    digest, spec = digest or job.digest, job.spec
+    if digest is None or spec is None:
         return None
-    spec, schedule = job.spec, job.spec.schedule
-    kind, value, zone = schedule.kind, schedule.text, schedule.zone
-    parts = (job.name, kind, value, zone, spec.delay, spec.catch_up.value, spec.overlap.value)
-    return WholeJob(*parts, job.digest, job.proof)
+    schedule, delay_ms = spec.schedule, spec.delay // timedelta(milliseconds=1)
+    policies = (spec.catch_up.value, spec.overlap.value)
+    parts = (job.name, schedule.kind, schedule.text, schedule.zone, delay_ms, *policies)
+    whole = WholeJob(*parts, digest, job.proof or b"")
+    if digest == job.digest:
+        return whole
+    proof = whole.proof_with(job.agent_id, job.spec_hash, job.state.value, job.accepted_at)
+    return whole._replace(proof=proof)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
+from typing import Any
 
-from service.domain.config import Problem, instant_from
+from service.domain.config import CatchUp, Overlap, Problem, instant_from
 from service.domain.councilor import (
     Councilor,
     DocumentKey,
@@ -25,7 +27,7 @@ from service.domain.jobs import (
     Past,
     StoredJob,
 )
-from service.domain.schedule import Timetable
+from service.domain.schedule import Schedule, Timetable
 
 _TICK = timedelta(microseconds=1)
 _UNDECIDED = timedelta(seconds=2)
@@ -252,12 +254,32 @@ def _text_of(job: Job) -> str | None:
 
 
 def _spec(councilor: Councilor) -> JobSpec:
-    return JobSpec(
-        schedule=councilor.schedule,
-        spec_hash=councilor.spec_hash,
-        delay=councilor.delay,
-        paused_until=councilor.paused_until,
-        catch_up=councilor.catch_up,
-        overlap=councilor.overlap,
+    return spec_of(
+        councilor.schedule,
+        councilor.spec_hash,
+        councilor.delay,
+        councilor.paused_until,
+        councilor.catch_up,
+        councilor.overlap,
         skip_next=councilor.skip_next,
     )
+
+
+def spec_of(
+    schedule: Schedule,
+    spec_hash: str,
+    delay: timedelta,
+    paused_until: datetime | None,
+    catch_up: CatchUp,
+    overlap: Overlap,
+    *,
+    skip_next: bool = False,
+) -> JobSpec:
+    """A spec, the same object for equal ones, which many councilors have."""
+    parts = (schedule, spec_hash, delay, paused_until, catch_up, overlap, skip_next)
+    return _shared(schedule.text, *parts)
+
+
+@lru_cache(maxsize=4_096)
+def _shared(text: str, *parts: Any) -> JobSpec:  # schedules are equal whatever their texts
+    return JobSpec(*parts)

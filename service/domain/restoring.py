@@ -1,22 +1,14 @@
 """Jobs taken over from where they are stored, without judging their documents anew."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 
 from service.domain.config import CatchUp, Overlap
 from service.domain.councilor import DocumentKey
 from service.domain.cron import cron_from
-from service.domain.interval import ScheduleError, every_from
-from service.domain.jobs import (
-    Desired,
-    Job,
-    JobSpec,
-    JobState,
-    Past,
-    StoredJob,
-)
-from service.domain.planning import next_run_of
-from service.domain.schedule import Schedule
+from service.domain.interval import every_from
+from service.domain.jobs import Desired, Job, JobSpec, JobState, Past, StoredJob
+from service.domain.planning import next_run_of, spec_of
 
 
 def is_plain(desired: Desired) -> bool:
@@ -33,45 +25,43 @@ def restored(stored: StoredJob, key: DocumentKey, digest: bytes, now: datetime) 
     That is so where the document is another than when the job was stored, and where somebody has
     changed what is stored. Its next run follows from the schedule: it may be over, after an outage.
     """
-    whole = stored.whole
-    if whole is None or whole.digest != digest:
+    whole, spec_hash, accepted_at = stored.whole, stored.spec_hash, stored.accepted_at
+    if whole is None or whole.digest != digest or accepted_at is None:
         return None
-    try:
-        spec = JobSpec(
-            _schedule(whole.kind, whole.value, whole.timezone),
-            stored.spec_hash,
-            whole.delay,
-            None,
-            CatchUp(whole.catch_up),
-            Overlap(whole.overlap),
-        )
-        state = JobState(stored.state)
-    except ValueError:
+    if whole.proof_with(stored.agent_id, spec_hash, stored.state, accepted_at) != whole.proof:
         return None
+    name, kind, value, zone, delay_ms, catch_up, overlap, *_ = whole
+    spec = _spec(kind, value, zone, spec_hash, delay_ms, catch_up, overlap)
     job = Job(
         key,
         stored.agent_id,
-        whole.name,
-        state,
-        stored.spec_hash,
+        name,
+        JobState(stored.state),
+        spec.spec_hash,
         spec,
-        stored.accepted_at,
+        accepted_at,
         None,
-    ).known_by(digest)
-    if stored.accepted_at is None or job.proof != whole.proof:
-        return None
+        digest=digest,
+        proof=whole.proof,
+    )
     timetable = job.timetable
     if timetable is None:
         return job
-    past = Past(stored.accepted_at, stored.next_run_at)
+    past = Past(accepted_at, stored.next_run_at)
     return job.due_next(next_run_of(timetable, None, past, now))
 
 
 @lru_cache(maxsize=4_096)
-def _schedule(kind: str, value: str, zone: str | None) -> Schedule:
-    """The same object for equal texts: many councilors have the same ones."""
-    if kind == "interval":
-        return every_from(value)
-    if zone is None:
-        raise ScheduleError("a cron without a time zone", "")
-    return cron_from(value, zone)
+def _spec(
+    kind: str,
+    value: str,
+    zone: str | None,
+    spec_hash: str,
+    delay_ms: int,
+    catch_up: str,
+    overlap: str,
+) -> JobSpec:
+    """The same object for equal ones: many councilors have the same schedule."""
+    schedule = every_from(value) if kind == "interval" else cron_from(value, zone or "")
+    delay = timedelta(milliseconds=delay_ms)
+    return spec_of(schedule, spec_hash, delay, None, CatchUp(catch_up), Overlap(overlap))

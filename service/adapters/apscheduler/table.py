@@ -49,7 +49,7 @@ class TimedJobs:
             self._scheduler.shutdown(wait=False)
             await asyncio.sleep(0)  # APScheduler stops its timer in the loop's next round
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Job, *, is_stored: bool = False) -> None:
         agent_id = job.agent_id
         current = self._jobs.get(agent_id)
         if current is not None and current.key != job.key:
@@ -68,7 +68,8 @@ class TimedJobs:
             self._jobs[agent_id] = job.due_next(current.next_run_at)
             if current.is_assumed and not job.is_assumed and agent_id in self._open:
                 self._fire(agent_id)
-        self._changed(agent_id)
+        if not is_stored:
+            self._changed(agent_id)
 
     def remove(self, agent_id: str) -> None:
         job = self._jobs.pop(agent_id, None)
