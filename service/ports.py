@@ -17,7 +17,7 @@ from service.domain.execution import (
     Outcome,
     Reason,
 )
-from service.domain.jobs import AgentDocument, Job, Listed, StoredJob
+from service.domain.jobs import AgentDocument, Job, JobState, Listed, StoredJob
 from service.domain.verdict import Verdict
 
 
@@ -156,6 +156,9 @@ class JobTable(Protocol):
 
     def all(self) -> Sequence[Job]:
         """Every job, in no order."""
+
+    def counts(self) -> Mapping[JobState, int]:
+        """How many jobs there are in each state, at no cost."""
 
     def settle(self, agent_id: str, slot: datetime) -> None:
         """Say that every slot up to this one has its ledger row."""

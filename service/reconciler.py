@@ -57,7 +57,13 @@ class Reconciler:
         self._clock = clock
         self._resync_seconds = resync_interval.total_seconds()
         self._reconciliation = Reconciliation(
-            agents, jobs, telemetry, clock, policy=policy, mark=self._mark
+            agents,
+            jobs,
+            telemetry,
+            clock,
+            policy=policy,
+            mark=self._mark,
+            is_busy=lambda: len(self._new) + len(self._dirty) > _BATCH,
         )
         self._dirty: dict[DocumentKey, float] = {}
         self._new: dict[DocumentKey, float] = {}

@@ -39,7 +39,8 @@ from service.verdicts import Judged, Verdicts
 class Reconciliation:
     """Plans and applies, document by document. Run `verdicts.write` as a task beside it.
 
-    `mark` is called with the key of each document that has to be looked at once more.
+    `mark` is called with the key of each document that has to be looked at once more; `is_busy`
+    tells whether many more wait.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class Reconciliation:
         *,
         policy: SchedulePolicy,
         mark: Callable[[DocumentKey], None],
+        is_busy: Callable[[], bool],
     ) -> None:
-        self.verdicts = Verdicts(agents, telemetry, self._told)
+        self.verdicts = Verdicts(agents, telemetry, self._told, is_busy)
         self._jobs = jobs
         self._telemetry = telemetry
         self._clock = clock

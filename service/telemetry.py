@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any, TextIO, TypeVar
@@ -207,9 +207,9 @@ class Telemetry:
         """A document met a fault of ours; the others go on."""
         log.error("reconcile_failed", document_key=key.hex(), exc_info=error)
 
-    def jobs_counted(self, jobs: Sequence[Job]) -> None:
+    def jobs_counted(self, counts: Mapping[JobState, int]) -> None:
         for state in JobState:
-            self._jobs.labels(state).set(sum(job.state is state for job in jobs))
+            self._jobs.labels(state).set(counts.get(state, 0))
 
     def change_seen(self, operation: str) -> None:
         self._watch_events.labels(operation).inc()

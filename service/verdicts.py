@@ -12,6 +12,7 @@ from service.ports import Agents, Misconfigured, Told, Unavailable
 from service.telemetry import Telemetry
 
 _BATCH = 200
+_MOST_WAITS, _WAIT_SECONDS = 20, 0.05
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 
@@ -29,16 +30,23 @@ class Judged:
 class Verdicts:
     """Run `write` as a task. Of several verdicts on one document, the latest counts.
 
+    While there is more to be judged than is judged at once (`is_busy`), they come slowly.
+
     `told` is called with each verdict that was written, or refused, and with what the document
     says since; not where the document was judged again meanwhile.
     """
 
     def __init__(
-        self, agents: Agents, telemetry: Telemetry, told: Callable[[Judged, Told | None], None]
+        self,
+        agents: Agents,
+        telemetry: Telemetry,
+        told: Callable[[Judged, Told | None], None],
+        is_busy: Callable[[], bool],
     ) -> None:
         self._agents = agents
         self._telemetry = telemetry
         self._told = told
+        self._is_busy = is_busy
         self._unsaid: dict[DocumentKey, tuple[Judged, Verdict]] = {}
         self._departed: dict[DocumentKey, object] = {}
         self._has_any = asyncio.Event()
@@ -65,6 +73,10 @@ class Verdicts:
         pause = _SHORTEST_PAUSE
         while True:
             await self._has_any.wait()
+            for _ in range(_MOST_WAITS):
+                if not self._is_busy():
+                    break
+                await asyncio.sleep(_WAIT_SECONDS)
             try:
                 await self._write_some()
             except (Unavailable, Misconfigured) as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import deepcopy
@@ -521,6 +522,9 @@ class FakeJobTable:
 
     def all(self) -> Sequence[Job]:
         return list(self.jobs.values())
+
+    def counts(self) -> Mapping[JobState, int]:
+        return Counter(job.state for job in self.jobs.values())
 
     def settle(self, agent_id: str, slot: datetime) -> None:
         job = self.jobs.get(agent_id)

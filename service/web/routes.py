@@ -69,12 +69,12 @@ class Routes:
     async def healthz(self, _request: web.Request) -> web.Response:
         """Everything that is known about the state of this replica."""
         checks = {**await self._needed(), **self._others()}
-        states = [job.state for job in self._jobs.all()]
+        counts = self._jobs.counts()
         return answer(
             {
                 "status": _status_of(checks),
                 "checks": checks,
-                "jobs": {state.value: states.count(state) for state in JobState},
+                "jobs": {state.value: counts.get(state, 0) for state in JobState},
                 "at": self._clock(),
                 **self._facts,
             }
@@ -82,7 +82,7 @@ class Routes:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """The metrics in Prometheus' text format."""
-        self._telemetry.jobs_counted(self._jobs.all())
+        self._telemetry.jobs_counted(self._jobs.counts())
         body = self._telemetry.exposition()
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=body, headers=headers)

@@ -187,7 +187,7 @@ def test_facts_are_counted(lines: Lines) -> None:
     telemetry.run_started(RUN)
     telemetry.run_ended(RUN, FAILED)
     telemetry.not_run(MISSED)
-    telemetry.jobs_counted([JOB, BROKEN, BROKEN])
+    telemetry.jobs_counted({JOB.state: 1, BROKEN.state: 2})
     telemetry.reconciled(changed=2, kept=1, failed=0)
     telemetry.watch_entered("startup", 3, 0.1, NOON)
     found = samples(telemetry)

@@ -1,7 +1,8 @@
 """The port `JobTable`: what should run when, with a timer for each job that is scheduled."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
@@ -9,7 +10,7 @@ from service.adapters.apscheduler.store import HeapJobStore
 from service.adapters.apscheduler.timers import LONGEST_SLEEP, SlotExecutor, SlotScheduler
 from service.domain.councilor import DocumentKey
 from service.domain.execution import Fire
-from service.domain.jobs import Job
+from service.domain.jobs import Job, JobState
 from service.ports import Clock, Fired
 
 
@@ -29,6 +30,7 @@ class TimedJobs:
         self._jobs: dict[str, Job] = {}
         """As they are shown: `next_run_at` is the open slot, where there is one."""
         self._agents: dict[DocumentKey, str] = {}
+        self._counts: Counter[JobState] = Counter()
         self._open: set[str] = set()
         """The agents with a slot that is due and not settled yet."""
         self._fired: Fired | None = None
@@ -55,6 +57,9 @@ class TimedJobs:
         if current is not None and current.key != job.key:
             self._agents.pop(current.key, None)
         self._agents[job.key] = agent_id
+        if current is not None:
+            self._counts[current.state] -= 1
+        self._counts[job.state] += 1
         timetable = job.timetable
         is_timed = agent_id in self._open or self._next_timer(agent_id) is not None
         if current is None or not is_timed or current.timetable != timetable:
@@ -75,6 +80,7 @@ class TimedJobs:
         job = self._jobs.pop(agent_id, None)
         if job is not None:
             self._agents.pop(job.key, None)
+            self._counts[job.state] -= 1
             self._open.discard(agent_id)
             self._scheduler.clear_timer(agent_id)
             self._changed(agent_id)
@@ -88,6 +94,9 @@ class TimedJobs:
 
     def all(self) -> Sequence[Job]:
         return list(self._jobs.values())
+
+    def counts(self) -> Mapping[JobState, int]:
+        return self._counts
 
     def settle(self, agent_id: str, slot: datetime) -> None:
         job, timer = self._jobs.get(agent_id), self._next_timer(agent_id)
