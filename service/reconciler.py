@@ -2,14 +2,15 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import islice
 from time import monotonic
 
 from service import garbage
 from service.domain.councilor import DocumentKey, SchedulePolicy
-from service.domain.jobs import Listed
+from service.domain.jobs import AgentDocument, Listed
 from service.health import Health
 from service.ports import (
     Agents,
@@ -25,7 +26,7 @@ from service.reconciliation import Reconciliation
 from service.telemetry import Telemetry
 from service.verdicts import Verdicts
 
-_BATCH = 200
+_BATCH = 400
 _PORTION = 100
 """Documents that are judged before the event loop may turn to something else."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
@@ -176,8 +177,8 @@ class Reconciler:
         while monotonic() < until:
             changes = await watch.changes()
             self._health.watch_answered()
+            self._telemetry.changes_seen(Counter(operation for _, operation in changes))
             for key, operation in changes:
-                self._telemetry.change_seen(operation)
                 if self._changed is not None:
                     self._changed.add(key)
                 self._mark(key, is_new=operation == "insert")
@@ -207,18 +208,28 @@ class Reconciler:
             async with self._one_pass:
                 batch = self._next_batch()
                 try:
-                    self._reconciliation.reconcile(await self._agents.read(list(batch)))
+                    documents = await self._agents.read(list(batch))
                 except (Unavailable, Misconfigured) as error:
                     self._telemetry.database_failed(error)
                     for key in batch:
                         self._mark(key)
                 else:
                     pause = _SHORTEST_PAUSE
-                    for since in batch.values():
-                        self._telemetry.took_effect(monotonic() - since)
+                    await self._apply(documents, batch)
                     continue
             await asyncio.sleep(random.uniform(0, pause))
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _apply(
+        self, documents: Sequence[AgentDocument], since: Mapping[DocumentKey, float]
+    ) -> None:
+        for start in range(0, len(documents), _PORTION):
+            portion = documents[start : start + _PORTION]
+            self._reconciliation.reconcile(portion)
+            now = monotonic()
+            for document in portion:
+                self._telemetry.took_effect(now - since[document.key])
+            await asyncio.sleep(0)
 
     def _next_batch(self) -> dict[DocumentKey, float]:
         batch: dict[DocumentKey, float] = {}

@@ -1,7 +1,7 @@
 """Makes the job table and the verdicts equal to what some documents say."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -135,7 +135,7 @@ class Reconciliation:
             no_job = Absence(document.key, None, deleted=False)
             self._take(plan(no_job, current, Past(), now), counts)
             self._contenders[desired.agent_id].add(document.key)
-            self._judge(Judged(document, contested(desired), Past(), has_job=False), None, now)
+            self._judge(Judged(document, contested(desired), Past(), now, has_job=False))
             return
         self._request(desired)
         is_told = current is not None and current.problem == desired.problem
@@ -143,7 +143,7 @@ class Reconciliation:
             self._telemetry.request_rejected(desired.agent_id, desired.problem)
         past = self._past(document, desired, current)
         is_assumed = desired.spec is not None and past.accepted_at is None
-        assumed = replace(past, accepted_at=_guess(desired, current, now)) if is_assumed else past
+        assumed = past.accepted(_guess(desired, current, now)) if is_assumed else past
         actions = plan(desired, current, assumed, now, is_assumed=is_assumed)
         self._take(actions, counts)
         job = self._jobs.of_document(document.key)
@@ -151,14 +151,14 @@ class Reconciliation:
         if is_assumed and skipped_slot is not None and skipped_slot > now:
             skipped_slot = None  # it follows from the acceptance, which only the server knows
         has_job = desired.agent_id is not None
-        self._judge(Judged(document, desired, past, has_job), skipped_slot, now)
+        self._judge(Judged(document, desired, past, now, skipped_slot, has_job=has_job))
 
-    def _judge(self, judged: Judged, skipped_slot: datetime | None, now: datetime) -> None:
-        verdict = verdict_on(judged.desired, judged.past, skipped_slot, now)
-        if is_said((judged.document.fields or {}).get("councilor_status"), verdict):
+    def _judge(self, judged: Judged) -> None:
+        status = (judged.document.fields or {}).get("councilor_status")
+        if isinstance(status, Mapping) and is_said(status, judged.verdict):
             self._recognize(judged.document, judged.desired)
         else:
-            self.verdicts.say(judged, verdict)
+            self.verdicts.say(judged)
 
     def _told(self, judged: Judged, told: Told | None) -> None:
         """A verdict was written, or refused: the job follows from what the server has accepted."""
@@ -169,7 +169,7 @@ class Reconciliation:
         if not judged.has_job or current is None:
             return
         if told is not None and judged.past.accepted_at is None and desired.spec is not None:
-            past = replace(judged.past, accepted_at=told.accepted_at)
+            past = judged.past.accepted(told.accepted_at)
             for action in plan(desired, current, past, self._clock()):
                 if isinstance(action, Put):
                     self._jobs.put(action.job)
@@ -179,7 +179,7 @@ class Reconciliation:
             self._recognize_told(judged, told)
 
     def _recognize_told(self, judged: Judged, told: Told) -> None:
-        past = replace(judged.past, accepted_at=told.accepted_at)
+        past = judged.past.accepted(told.accepted_at)
         verdict = verdict_on(judged.desired, past, None, self._clock())
         if is_said((told.document.fields or {}).get("councilor_status"), verdict):
             self._recognize(told.document, judged.desired)

@@ -211,8 +211,9 @@ class Telemetry:
         for state in JobState:
             self._jobs.labels(state).set(counts.get(state, 0))
 
-    def change_seen(self, operation: str) -> None:
-        self._watch_events.labels(operation).inc()
+    def changes_seen(self, operations: Mapping[str, int]) -> None:
+        for operation, count in operations.items():
+            self._watch_events.labels(operation).inc(count)
 
     def reconciled(self, *, changed: int, kept: int, failed: int) -> None:
         for result, count in (("changed", changed), ("kept", kept), ("error", failed)):

@@ -4,14 +4,16 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
 
 from service.domain.councilor import DocumentKey
 from service.domain.jobs import AgentDocument, Desired, Past
-from service.domain.verdict import Verdict
+from service.domain.verdict import Verdict, verdict_on
 from service.ports import Agents, Misconfigured, Told, Unavailable
 from service.telemetry import Telemetry
 
-_BATCH = 200
+_BATCH = 100
 _MOST_WAITS, _WAIT_SECONDS = 20, 0.05
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
@@ -23,8 +25,15 @@ class Judged:
     document: AgentDocument
     desired: Desired
     past: Past
-    has_job: bool
+    now: datetime
+    skipped_slot: datetime | None = None
+    has_job: bool = True
     """Not where another document has the `agent_id`, or there is none."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the document should say."""
+        return verdict_on(self.desired, self.past, self.skipped_slot, self.now)
 
 
 class Verdicts:
@@ -47,14 +56,14 @@ class Verdicts:
         self._telemetry = telemetry
         self._told = told
         self._is_busy = is_busy
-        self._unsaid: dict[DocumentKey, tuple[Judged, Verdict]] = {}
+        self._unsaid: dict[DocumentKey, Judged] = {}
         self._departed: dict[DocumentKey, object] = {}
         self._has_any = asyncio.Event()
 
-    def say(self, judged: Judged, verdict: Verdict) -> None:
+    def say(self, judged: Judged) -> None:
         """Have this verdict written."""
         self.forget(judged.document.key)
-        self._unsaid[judged.document.key] = (judged, verdict)
+        self._unsaid[judged.document.key] = judged
         self._has_any.set()
 
     def clear(self, key: DocumentKey) -> None:
@@ -87,18 +96,18 @@ class Verdicts:
                 pause = _SHORTEST_PAUSE
 
     async def _write_some(self) -> None:
-        departed = dict(list(self._departed.items())[:_BATCH])
-        batch = list(self._unsaid.items())[:_BATCH]
+        departed = dict(islice(self._departed.items(), _BATCH))
+        batch = list(islice(self._unsaid.values(), _BATCH))
         await self._agents.clear_verdicts(list(departed))
         told = await self._agents.write_verdicts(
-            [(judged.document, verdict) for _, (judged, verdict) in batch]
+            [(judged.document, judged.verdict) for judged in batch]
         )
         for key, time in departed.items():
             if self._departed.get(key) is time:
                 del self._departed[key]
-        for key, (judged, verdict) in batch:
-            is_latest = self._unsaid.get(key, (None, None))[1] is verdict
-            if is_latest:
+        for judged in batch:
+            key = judged.document.key
+            if self._unsaid.get(key) is judged:  # else it was judged again
                 del self._unsaid[key]
                 self._told(judged, told.get(key))
         if not self._unsaid and not self._departed:

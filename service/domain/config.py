@@ -65,7 +65,7 @@ class ConfigRejected(Exception):
 
 def _present(value: object) -> object:
     """Null means absent, as the gateway writes it."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict | Mapping) and None in value.values():
         return {key: item for key, item in value.items() if item is not None}
     return value
 

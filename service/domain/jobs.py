@@ -226,3 +226,8 @@ class Past:
     """The instant before which all slots have their rows, whatever the schedule was."""
     is_new_spec: bool = False
     """Tell whether the schedule is another than the one that was decided for."""
+
+    def accepted(self, accepted_at: datetime) -> "Past":
+        """The same past, with an acceptance of the present spec."""
+        settled = (self.skipped_slot, self.settled_before, self.is_new_spec)
+        return Past(accepted_at, self.oldest_open, *settled)

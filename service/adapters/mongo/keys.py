@@ -21,11 +21,14 @@ LENIENT: CodecOptions[Mapping[str, Any]] = CodecOptions(
 _TAIL = struct.Struct(">I")
 _TYPE, _OBJECT_ID = 4, 9
 """Where the type of the first field is, after the length, and its value, where that is `_id`."""
-_KEY_OF_OBJECT_ID = b"\x35%b\x16\x00\x00\x00\x07_id\x00%b\x00\x00\x00\x00\x0d"
+_OBJECT_ID_ORDER = b"\x35"
+_KEY_OF_OBJECT_ID = _OBJECT_ID_ORDER + b"%b\x16\x00\x00\x00\x07_id\x00%b\x00\x00\x00\x00\x0d"
 
 
 def key_of(document_id: Any) -> DocumentKey:
     """The key of an `_id`; keys of numbers, texts and ObjectIds compare as MongoDB compares ids."""
+    if type(document_id) is ObjectId:  # as nearly always
+        return DocumentKey(_KEY_OF_OBJECT_ID % (document_id.binary, document_id.binary))
     order = _order_of(document_id)
     return DocumentKey(order + bson.encode({"_id": document_id}) + _TAIL.pack(len(order)))
 
@@ -40,6 +43,8 @@ def key_in(raw: bytes) -> DocumentKey:
 
 def id_of(key: DocumentKey) -> Any:
     """The `_id` that `key_of` was given."""
+    if key[:1] == _OBJECT_ID_ORDER:
+        return ObjectId(key[1:13])
     (length,) = _TAIL.unpack(key[-_TAIL.size :])
     fields: Mapping[str, Any] = bson.decode(key[length : -_TAIL.size], LENIENT)
     return fields["_id"]
@@ -62,6 +67,6 @@ def _order_of(document_id: Any) -> bytes:
         case Mapping():
             return b"\x20"
         case ObjectId():
-            return b"\x35" + document_id.binary
+            return _OBJECT_ID_ORDER + document_id.binary
         case _:
             return b"\x50"
