@@ -91,15 +91,16 @@ class Cases:
         """
         before = slot.replace(microsecond=0)
         after = before + timedelta(seconds=1)
-        if not _is_seen_on(case.document, before, slot) and await self._is_off_at(case, before):
-            return True
-        return case.now > after and await self._is_off_at(case, after)
-
-    async def _is_off_at(self, case: Case, instant: datetime) -> bool:
-        """Tell whether it was off then; it is on as it is now."""
-        document = await self._agents.as_of(case.document, instant)
-        if document is None or document is case.document:
+        instants = [] if _is_seen_on(case.document, before, slot) else [before]
+        instants += [after] if case.now > after else []
+        if not instants:
             return False
+        states = await self._agents.as_of(case.document, instants)
+        return any(document is not None and self._is_off(case, document) for document in states)
+
+    def _is_off(self, case: Case, document: AgentDocument) -> bool:
+        if document is case.document:
+            return False  # it is on as it is now
         reading = parse_councilor(document.fields or {}, self._policy)
         desired = desired_by(document.key, reading, document.damage)
         return not isinstance(desired, Desired) or desired.state is not JobState.SCHEDULED

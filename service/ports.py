@@ -99,11 +99,13 @@ class Agents(Protocol):
     async def read_one(self, key: DocumentKey) -> AgentDocument:
         """The same for one; those who ask at the same time ask in one query."""
 
-    async def as_of(self, document: AgentDocument, instant: datetime) -> AgentDocument | None:
-        """The document as it was at this instant, a whole second; None where nobody remembers.
+    async def as_of(
+        self, document: AgentDocument, instants: Sequence[datetime]
+    ) -> Sequence[AgentDocument | None]:
+        """The document as it was at these instants, whole seconds; None where nobody remembers.
 
         The server does for some minutes. The same object where it was the same, statistics aside.
-        Those who ask at the same time ask in one query. Raises Unavailable.
+        Those who ask at the same time ask in one query for each instant. Raises Unavailable.
         """
 
     async def find(self, agent_ids: Sequence[str] | None) -> Sequence[AgentDocument]:

@@ -135,9 +135,13 @@ class FakeAgents:
         self.reads.extend(keys)
         return [self._read(key) for key in keys]
 
-    async def as_of(self, document: AgentDocument, instant: datetime) -> AgentDocument | None:
+    async def as_of(
+        self, document: AgentDocument, instants: Sequence[datetime]
+    ) -> Sequence[AgentDocument | None]:
         self.outage.check()
-        key = document.key
+        return [self._as_of(document.key, instant) for instant in instants]
+
+    def _as_of(self, key: DocumentKey, instant: datetime) -> AgentDocument | None:
         past = [(at, fields) for at, fields in self.history.get(key, ()) if at <= instant]
         if not past:
             return None

@@ -134,17 +134,22 @@ class MongoAgents:
             return [*first, *await self._commanded(keys[half:], projection, read_concern)]
         return [document.raw for document in reply["cursor"]["firstBatch"]]
 
-    async def as_of(self, document: AgentDocument, instant: datetime) -> AgentDocument | None:
-        return await self._memories.ask((document, instant))
+    async def as_of(
+        self, document: AgentDocument, instants: Sequence[datetime]
+    ) -> Sequence[AgentDocument | None]:
+        return await self._memories.ask((document, instants))
 
     async def _remember(
-        self, asked: Sequence[tuple[AgentDocument, datetime]]
-    ) -> Sequence[AgentDocument | Exception | None]:
+        self, asked: Sequence[tuple[AgentDocument, Sequence[datetime]]]
+    ) -> Sequence[Sequence[AgentDocument | None]]:
         found: dict[datetime, Mapping[DocumentKey, bytes] | None] = {}
-        for instant in {instant for _, instant in asked}:
-            keys = [document.key for document, at in asked if at == instant]
+        for instant in {instant for _, instants in asked for instant in instants}:
+            keys = [document.key for document, instants in asked if instant in instants]
             found[instant] = await self._all_as_of(keys, instant)
-        return [_past_of(document, found[instant]) for document, instant in asked]
+        return [
+            [_past_of(document, found[instant]) for instant in instants]
+            for document, instants in asked
+        ]
 
     async def _all_as_of(
         self, keys: Sequence[DocumentKey], instant: datetime
