@@ -183,6 +183,7 @@ class _Service:
             needed={
                 "majority": lambda: self._membership.lag_trouble,
                 "heartbeat": lambda: self._membership.trouble,
+                "verdicts": self._verdict_trouble,
             }
         )
         self._telemetry.stream_answered(lambda: self._health.silent_seconds)
@@ -193,6 +194,9 @@ class _Service:
         self._projection = Projection(
             self._stores.stored_jobs, self._jobs, self._telemetry.projection_failed
         )
+
+    def _verdict_trouble(self) -> str | None:
+        return self._reconciler.verdicts.trouble if self._reconciler is not None else None
 
     def _job_changed(self, agent_id: str) -> None:
         """Pass on what has changed: table, projection, settler and reconciler need each other."""

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 _AT_LEAST_SECONDS = 0.001
-_DISTANCE_SECONDS = 0.010
+_DISTANCE_SECONDS = 0.005
 """From one batch to the next, and as much again for each that is still on the way: the busier it
 is, the more travel together. A command costs some 500 µs of processor time, however little it has
 to say."""
@@ -98,13 +98,14 @@ class Batcher(Generic[Item, Answer]):
             self._collect(asyncio.get_running_loop())
 
     async def _see_through(self, batch: "Sequence[tuple[Item, asyncio.Future[Answer]]]") -> None:
-        answers: Sequence[Answer | Exception]
+        futures = [future for _, future in batch]
+        answered: list[tuple[asyncio.Future[Answer], Answer | Exception]]
         try:
             answers = await self._send([item for item, _ in batch])
+            answered = list(zip(futures, answers, strict=True))
         except Exception as error:  # noqa: BLE001 raised where it was asked
-            # One each: an exception that is raised in many places collects all their tracebacks.
-            answers = [copy(error) for _ in batch]
-        for place, ((_, future), answer) in enumerate(zip(batch, answers, strict=True)):
+            answered = [(future, _like(error)) for future in futures]
+        for place, (future, answer) in enumerate(answered):
             if place % _ANSWERED_AT_ONCE == _ANSWERED_AT_ONCE - 1:
                 await asyncio.sleep(0)
             if future.done():
@@ -113,3 +114,11 @@ class Batcher(Generic[Item, Answer]):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+
+
+def _like(error: Exception) -> Exception:
+    """One for each: an exception that is raised in many places collects all their tracebacks."""
+    try:
+        return copy(error)
+    except Exception:  # noqa: BLE001 one that cannot be copied
+        return error

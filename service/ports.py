@@ -113,11 +113,12 @@ class Agents(Protocol):
 
     async def write_verdicts(
         self, verdicts: Sequence[tuple[AgentDocument, Verdict]]
-    ) -> Mapping[DocumentKey, Told]:
+    ) -> Mapping[DocumentKey, Told | None]:
         """Set `councilor_status` where the document still is what was judged.
 
-        Answers with what each says now; documents that have changed meanwhile, that refuse it, or
-        that are invalid and were never accepted, are left out. Raises Unavailable.
+        Answers with what each says now, and None for those that refuse it; documents that have
+        changed meanwhile, or that are invalid and were never accepted, are left out. Raises
+        Unavailable, Misconfigured.
         """
 
     async def leave_out(self, document: AgentDocument, slot: datetime) -> None:

@@ -151,7 +151,9 @@ class Reconciler:
         # A second look also keeps one empty listing from removing everything.
         unseen = [job.key for job in self._jobs.all() if job.key not in seen]
         for start in range(0, len(unseen), _BATCH):
-            self._reconciliation.reconcile(await self._agents.read(unseen[start : start + _BATCH]))
+            async with self._one_pass:  # else it might overwrite what was read later
+                documents = await self._agents.read(unseen[start : start + _BATCH])
+                self._reconciliation.reconcile(documents)
         self._reconciliation.everything_was_seen()
         self._changed = None
         self._pause = _SHORTEST_PAUSE
@@ -161,7 +163,12 @@ class Reconciler:
         self.resynced.set()
 
     async def _compare(self, batch: Sequence[Listed]) -> None:
-        unknown = [one for one in batch if not self._reconciliation.is_known(one)]
+        changed = self._changed or ()
+        unknown = [
+            document
+            for document in batch
+            if document.key not in changed and not self._reconciliation.is_known(document)
+        ]
         self._telemetry.reconciled(changed=0, kept=len(batch) - len(unknown), failed=0)
         for start in range(0, len(unknown), _PORTION):
             await asyncio.sleep(0)
@@ -174,7 +181,7 @@ class Reconciler:
     async def _follow(self, watch: Watch) -> None:
         """Mark what changes, until the next full comparison is due."""
         until = monotonic() + self._resync_seconds * random.uniform(0.9, 1.1)
-        while monotonic() < until:
+        while monotonic() < until or self._changed is not None:
             changes = await watch.changes()
             self._health.watch_answered()
             self._telemetry.changes_seen(Counter(operation for _, operation in changes))

@@ -13,6 +13,7 @@ from service.domain.jobs import (
     AgentDocument,
     Desired,
     Job,
+    JobState,
     Listed,
     Past,
     StoredJob,
@@ -90,7 +91,8 @@ class Reconciliation:
         """
         job = self._jobs.of_document(listed.key)
         if job is not None:
-            return job.digest == listed.digest
+            has_timer = job.state is not JobState.SCHEDULED or job.next_run_at is not None
+            return has_timer and job.digest == listed.digest
         # Taken out: what is not needed any more makes room for the jobs.
         stored = self._left_by_digest.pop(listed.digest, None)
         if stored is None or self._jobs.of_agent(stored.agent_id) is not None:
@@ -168,17 +170,26 @@ class Reconciliation:
         current = self._jobs.of_document(judged.document.key)
         if not judged.has_job or current is None:
             return
-        if told is not None and judged.past.accepted_at is None and desired.spec is not None:
+        if told is None:
+            if current.is_assumed:  # nobody will ever know better
+                self._jobs.put(replace(current, is_assumed=False))
+            return
+        is_another = current.is_assumed or current.accepted_at != told.accepted_at
+        if desired.spec is not None and is_another:
             past = judged.past.accepted(told.accepted_at)
+            if judged.past.accepted_at is None and past.oldest_open is None:
+                past = replace(past, oldest_open=told.accepted_at)  # one may be due already
             for action in plan(desired, current, past, self._clock()):
                 if isinstance(action, Put):
                     self._jobs.put(action.job)
-        elif current.is_assumed:
-            self._jobs.put(replace(current, is_assumed=False))  # nobody will ever know better
-        if told is not None:
-            self._recognize_told(judged, told)
+        self._recognize_told(judged, told)
 
     def _recognize_told(self, judged: Judged, told: Told) -> None:
+        job = self._jobs.of_document(told.document.key)
+        if job is None or _but_status(told.document) != _but_status(judged.document):
+            return  # it is another by now, and will be judged anew
+        if judged.desired.spec is not None and job.accepted_at != told.accepted_at:
+            return
         past = judged.past.accepted(told.accepted_at)
         verdict = verdict_on(judged.desired, past, None, self._clock())
         if is_said((told.document.fields or {}).get("councilor_status"), verdict):
@@ -249,6 +260,11 @@ def _guess(desired: Desired, current: Job | None, now: datetime) -> datetime:
     if current is not None and is_same and current.is_assumed and current.accepted_at is not None:
         return current.accepted_at
     return _whole_ms(now)
+
+
+def _but_status(document: AgentDocument) -> dict[str, object]:
+    fields = document.fields or {}
+    return {name: fields[name] for name in fields if name != "councilor_status"}
 
 
 def _whole_ms(instant: datetime) -> datetime:

@@ -112,6 +112,8 @@ class Settler:
             job = self._jobs.of_agent(fire.agent_id)
             if job is None or job.next_run_at is None or job.next_run_at > self._clock():
                 return
+            if job.is_assumed:
+                return  # it fires as soon as its acceptance is known
             fire = replace(fire, key=job.key, due_at=job.next_run_at)
             known, is_first = self._known(fire), False
 

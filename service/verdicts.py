@@ -59,6 +59,9 @@ class Verdicts:
         self._unsaid: dict[DocumentKey, Judged] = {}
         self._departed: dict[DocumentKey, object] = {}
         self._has_any = asyncio.Event()
+        self._has_written = False
+        self.trouble: str | None = None
+        """Why verdicts cannot be written, until a person changes something."""
 
     def say(self, judged: Judged) -> None:
         """Have this verdict written."""
@@ -78,7 +81,10 @@ class Verdicts:
         self._departed.pop(key, None)
 
     async def write(self) -> None:
-        """Write what there is to be said, again and again where that fails, until cancelled."""
+        """Write what there is to be said, again and again where that fails, until cancelled.
+
+        Raises Misconfigured where the first of all writes finds that waiting will not help.
+        """
         pause = _SHORTEST_PAUSE
         while True:
             await self._has_any.wait()
@@ -89,11 +95,23 @@ class Verdicts:
             try:
                 await self._write_some()
             except (Unavailable, Misconfigured) as error:
-                self._telemetry.database_failed(error)
+                self._failed(error)
                 await asyncio.sleep(random.uniform(0, pause))
                 pause = min(pause * 2, _LONGEST_PAUSE)
             else:
                 pause = _SHORTEST_PAUSE
+                self._has_written, self.trouble = True, None
+
+    def _failed(self, error: Unavailable | Misconfigured) -> None:
+        self._telemetry.database_failed(error)
+        if isinstance(error, Misconfigured):
+            if not self._has_written:
+                raise error
+            self.trouble = str(error)
+            # Until somebody grants it again, jobs go by what was assumed of them.
+            for judged in list(self._unsaid.values()):
+                if judged.past.accepted_at is None:
+                    self._told(judged, None)
 
     async def _write_some(self) -> None:
         departed = dict(islice(self._departed.items(), _BATCH))
@@ -109,6 +127,8 @@ class Verdicts:
             key = judged.document.key
             if self._unsaid.get(key) is judged:  # else it was judged again
                 del self._unsaid[key]
-                self._told(judged, told.get(key))
+                # One that is left out has changed: it will be judged anew.
+                if key in told:
+                    self._told(judged, told[key])
         if not self._unsaid and not self._departed:
             self._has_any.clear()

@@ -159,9 +159,9 @@ class FakeAgents:
 
     async def write_verdicts(
         self, verdicts: Sequence[tuple[AgentDocument, Verdict]]
-    ) -> Mapping[DocumentKey, Told]:
+    ) -> Mapping[DocumentKey, Told | None]:
         self.outage.check()
-        told: dict[DocumentKey, Told] = {}
+        told: dict[DocumentKey, Told | None] = {}
         for document, verdict in verdicts:
             fields = self.collection.get(document.key)
             if fields is not None and self._revision(fields) == document.revision:

@@ -40,7 +40,7 @@ def with_client(work: Callable[[Client, Settings], Awaitable[_T]]) -> _T:
     url = mongodb_url(settings)
 
     async def connected_work() -> _T:
-        async with connected(url) as client:
+        async with connected(url, retries_writes=True) as client:
             return await work(client, settings)
 
     return asyncio.run(connected_work())

@@ -31,7 +31,10 @@ def restored(stored: StoredJob, key: DocumentKey, digest: bytes, now: datetime) 
     if whole.proof_with(stored.agent_id, spec_hash, stored.state, accepted_at) != whole.proof:
         return None
     name, kind, value, zone, delay_ms, catch_up, overlap, *_ = whole
-    spec = _spec(kind, value, zone, spec_hash, delay_ms, catch_up, overlap)
+    try:
+        spec = _spec(kind, value, zone, spec_hash, delay_ms, catch_up, overlap)
+    except ValueError:  # a zone, say, that this machine does not know
+        return None
     job = Job(
         key,
         stored.agent_id,

@@ -178,10 +178,10 @@ class MongoAgents:
 
     async def write_verdicts(
         self, verdicts: Sequence[tuple[AgentDocument, Verdict]]
-    ) -> Mapping[DocumentKey, Told]:
+    ) -> Mapping[DocumentKey, Told | None]:
         if not verdicts:
             return {}
-        await self._update_each(
+        refused = await self._update_each(
             [
                 UpdateOne(
                     guarded_filter(id_of(document.key), document.revision),
@@ -191,7 +191,7 @@ class MongoAgents:
             ]
         )
         spec_hashes = {document.key: verdict.spec_hash for document, verdict in verdicts}
-        told: dict[DocumentKey, Told] = {}
+        told: dict[DocumentKey, Told | None] = {verdicts[place][0].key: None for place in refused}
         for raw in await self._found(list(spec_hashes), _PROJECTION):
             document = document_of(raw, self._seal)
             accepted_at = _accepted_at(document, spec_hashes[document.key])
@@ -213,13 +213,19 @@ class MongoAgents:
             [UpdateOne({"_id": id_of(key), **still_none}, clear) for key in keys]
         )
 
-    async def _update_each(self, updates: Sequence[UpdateOne]) -> None:
-        """Update what lets itself be updated: a validator of the user's may refuse a document."""
+    async def _update_each(self, updates: Sequence[UpdateOne]) -> Sequence[int]:
+        """Update what lets itself be updated: a validator of the user's may refuse a document.
+
+        Answers the places of those that refuse.
+        """
         written = await write_all(self._documents, updates)
-        for failure in written.failures:
-            meaning = meaning_of(failure) if failure else None
-            if meaning is not None and not isinstance(meaning, Refused):
+        meanings = {
+            place: meaning_of(failure) for place, failure in enumerate(written.failures) if failure
+        }
+        for meaning in meanings.values():
+            if not isinstance(meaning, Refused):
                 raise meaning
+        return list(meanings)
 
     async def edit(
         self, agent_id: str, changes: Mapping[str, object], *, councilors_only: bool = False
@@ -254,7 +260,7 @@ class MongoAgents:
             cursor = cast("AsyncIterator[bytes]", found)  # Motor's stub says documents
             coming = _coming(cursor)
             try:
-                while batch := await coming:
+                while (batch := await asyncio.shield(coming)) is not None:
                     coming = _coming(cursor)
                     yield [listed(raw, self._seal) for raw in documents_in(batch)]
             finally:
@@ -278,11 +284,11 @@ def _past_of(
     return document if raw == document.revision else document_of(raw)
 
 
-def _coming(batches: AsyncIterator[bytes]) -> "asyncio.Task[bytes]":
-    """The next batch, on its way; empty after the last."""
+def _coming(batches: AsyncIterator[bytes]) -> "asyncio.Task[bytes | None]":
+    """The next batch, on its way; None after the last."""
 
-    async def read() -> bytes:
-        return await anext(batches, b"")
+    async def read() -> bytes | None:
+        return await anext(batches, None)
 
     return asyncio.create_task(read(), name="read the next batch")
 

@@ -21,7 +21,10 @@ from service.ports import Refused, ServiceError
 _DUPLICATE_KEY = 11000
 _NOT_DURABLE = "the majority has not acknowledged it"
 
-Failure = PyMongoError | BSONError
+UNWRITABLE = (BSONError, OverflowError, ValueError)
+"""What the driver says of an operation that cannot be sent: too large, a number beyond 64 bits, a
+text that is not Unicode."""
+Failure = PyMongoError | BSONError | OverflowError | ValueError
 Operation = InsertOne[dict[str, Any]] | UpdateOne
 
 
@@ -50,7 +53,7 @@ async def write_all(
         result = await collection.bulk_write(operations, ordered=False)
     except BulkWriteError as error:
         return _of_bulk_error(error, len(operations))
-    except BSONError as error:
+    except UNWRITABLE as error:
         if len(operations) == 1:
             return Written([error])
         # The driver refuses one of them before anything is sent: each for itself, then.

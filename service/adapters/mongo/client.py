@@ -37,8 +37,8 @@ _OPTIONS: dict[str, Any] = {
     "serverselectiontimeoutms": 8_000,
     "heartbeatfrequencyms": 3_000,
     "retryreads": True,
-    # What fails is tried again by us, who know what may be: the driver's way costs the server one
-    # more write for each, to `config.transactions`.
+    # Runs are tried again by us, who know what may be: the driver's way costs the server one more
+    # write for each, to `config.transactions`.
     "retrywrites": False,
     "w": "majority",
 }
@@ -61,13 +61,14 @@ def check_url(url: str) -> None:
 
 
 @asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Client]:
+async def connected(url: str, *, retries_writes: bool = False) -> AsyncIterator[Client]:
     """A client that connects when it is first used. What the URL says wins over our options."""
     chosen = {name.lower() for name in parse_uri(url, warn=False)["options"]}
+    options = {**_OPTIONS, "retrywrites": retries_writes}
     client: Client = AsyncIOMotorClient(
         url,
         tz_aware=True,
-        **{name: value for name, value in _OPTIONS.items() if name not in chosen},
+        **{name: value for name, value in options.items() if name not in chosen},
     )
     try:
         yield client

@@ -5,12 +5,11 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from bson.errors import BSONError
 from pymongo import ASCENDING, DESCENDING, InsertOne, ReadPreference
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from service.adapters.mongo.bulks import meaning_of, write_all
+from service.adapters.mongo.bulks import UNWRITABLE, meaning_of, write_all
 from service.adapters.mongo.client import DURABLE, Client, translated
 from service.adapters.mongo.endings import Count, Ending, Endings
 from service.adapters.mongo.indexes import expire_after, restore_indexes
@@ -100,7 +99,7 @@ class MongoLedger:
     async def open(self, execution: Execution) -> Claim:
         try:
             await self._inserts.ask(running_row(execution))
-        except BSONError as error:
+        except UNWRITABLE as error:
             raise meaning_of(error) from error
         except PyMongoError as error:
             # The row may be there all the same, and be ours: an error says nothing (FAULTS 0.8).
@@ -161,7 +160,7 @@ class MongoLedger:
             if await self._lookups.ask(not_run.execution_id) is None:
                 raise Unavailable(_NOT_COMMON_YET) from error
             return False
-        except (PyMongoError, BSONError) as error:
+        except (PyMongoError, *UNWRITABLE) as error:
             raise meaning_of(error) from error
         return True
 
