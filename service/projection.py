@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from service.ports import JobTable, ServiceError, StoredJobs
 
 _COLLECT_SECONDS = 0.02
-_RETRY_SECONDS = 1.0
+_LONGEST_PAUSE = 1.0
 _BULK = 1_000
 
 
@@ -31,14 +31,17 @@ class Projection:
 
     async def project(self) -> None:
         """Write what has been marked, collected for some milliseconds, until cancelled."""
+        pause = _COLLECT_SECONDS
         while True:
             await self._has_changed.wait()
-            await asyncio.sleep(_COLLECT_SECONDS)
+            await asyncio.sleep(pause)
             try:
                 await self.flush()
             except ServiceError as error:
                 self._failed(str(error))
-                await asyncio.sleep(_RETRY_SECONDS)
+                pause = min(pause * 3, _LONGEST_PAUSE)
+            else:
+                pause = _COLLECT_SECONDS
 
     async def flush(self) -> None:
         """Write everything that is marked. Raises Unavailable, Refused; it stays marked then."""

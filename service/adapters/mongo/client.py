@@ -36,6 +36,8 @@ _OPTIONS: dict[str, Any] = {
     "connecttimeoutms": 4_000,
     "serverselectiontimeoutms": 8_000,
     "heartbeatfrequencyms": 3_000,
+    # What a busy time leaves behind: one that has fallen silent meanwhile costs 5 s to notice.
+    "maxidletimems": 10_000,
     "retryreads": True,
     # Runs are tried again by us, who know what may be: the driver's way costs the server one more
     # write for each, to `config.transactions`.

@@ -6,6 +6,7 @@ error that the specification calls resumable
 (https://github.com/mongodb/specifications/blob/master/source/change-streams/change-streams.md).
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from motor.motor_asyncio import AsyncIOMotorClientSession, AsyncIOMotorCollection
-from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, NetworkTimeout, OperationFailure, PyMongoError
 
 from service.adapters.mongo.client import Client, translated
 from service.adapters.mongo.keys import LENIENT
@@ -27,6 +28,8 @@ _MOST_AT_ONCE = 500
 """Events in one reply: decoding them holds the interpreter."""
 _RESUMES = 2
 """The first may still ask a server that is no primary any more."""
+_IDLE_CONNECTIONS = 12
+"""More than are left of a busy time; fewer than Motor has threads."""
 _CURSOR_NOT_FOUND = 43
 _RESUMABLE = "ResumableChangeStreamError"
 _OUR_FIELDS = r"^(stats|councilor_status)(\.|$)"
@@ -82,6 +85,7 @@ class Stream:
         self._start: dict[str, Any] = {"startAtOperationTime": just_after}
         self._cursor = 0
         self._waiting: Sequence[Event] = ()
+        self._trials: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def opened(cls, client: Client, documents: RawCollection) -> "Stream":
@@ -111,6 +115,8 @@ class Stream:
             except (ConnectionFailure, OperationFailure) as error:
                 if not _is_resumable(error):
                     raise
+                if isinstance(error, NetworkTimeout):
+                    self._try_other_connections()
                 await self._resume()
         events, self._waiting = self._waiting, ()
         return events
@@ -156,6 +162,20 @@ class Stream:
                     raise
             else:
                 return
+
+    def _try_other_connections(self) -> None:
+        """Where one connection fell silent, others may have: have the idle ones answer or end.
+
+        Meanwhile they are in use, and whoever needs one gets a new one.
+        """
+        for _ in range(_IDLE_CONNECTIONS):
+            task = asyncio.create_task(self._ping(), name="try a connection")
+            self._trials.add(task)
+            task.add_done_callback(self._trials.discard)
+
+    async def _ping(self) -> None:
+        with suppress(PyMongoError):
+            await self._documents.database.command("ping")
 
     def _take(self, cursor: Mapping[str, Any], name: str) -> None:
         self._cursor = cursor["id"]
