@@ -1,0 +1,315 @@
+"""What travels as one on a real database: claims, closings and statistics, each for itself."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+import pytest
+from pymongo import InsertOne, UpdateOne
+from pymongo.errors import DuplicateKeyError, WriteError
+
+from service.adapters.mongo.bulks import Operation, write_all
+from service.adapters.mongo.client import Client, connected
+from service.adapters.mongo.keys import key_of
+from service.adapters.mongo.ledger import MongoLedger
+from service.adapters.mongo.stats import CountedRun, counted, counted_in
+from service.domain.execution import Claim, Execution
+from service.domain.severity import Severity
+from service.ports import Refused
+from tests.contract.test_ledger import MINUTE, outcome, run_of
+from tests.fakes import NOON
+
+pytestmark = pytest.mark.mongo
+_SUMS = ("total_executions", "successful_executions", "success_rate", "last_execution", "counted")
+
+
+@pytest.fixture
+async def ledger(replica_set_url: str, database: str) -> AsyncIterator[MongoLedger]:
+    async with connected(replica_set_url) as client:
+        ledger = MongoLedger(client, database, "executions", "agents")
+        await ledger.prepare(keep_for=None)
+        yield ledger
+
+
+async def stats_of(client: Client, database: str, document_id: object) -> Any:
+    found = await client[database]["agents"].find_one({"_id": document_id})
+    assert found is not None
+    return found.get("stats")
+
+
+async def test_claims_of_one_bulk_each_get_their_own_answer(
+    ledger: MongoLedger, client: Client, database: str
+) -> None:
+    rows = client[database]["executions"]
+    await ledger.open(run_of("taken"))
+    await ledger.open(run_of("busy", minutes=0))
+    validator = {"councilor_id": {"$ne": "refused"}}
+    await client[database].command("collMod", "executions", validator=validator)
+    claims = await asyncio.gather(
+        ledger.open(run_of("taken", nonce="another")),
+        ledger.open(run_of("fresh")),
+        ledger.open(run_of("busy", minutes=1)),
+        ledger.open(run_of("refused")),
+        ledger.open(run_of("taken")),
+        ledger.open(run_of("fresh too")),
+        return_exceptions=True,
+    )
+    answers = [Refused if isinstance(claim, Refused) else claim for claim in claims]
+    assert answers == [
+        Claim.TAKEN,
+        Claim.WON,
+        Claim.OVERLAPS,
+        Refused,
+        Claim.WON,
+        Claim.WON,
+    ]
+    assert await rows.count_documents({}) == 4
+
+
+async def test_two_claims_of_one_slot_in_one_bulk_have_one_winner(ledger: MongoLedger) -> None:
+    claims = await asyncio.gather(*(ledger.open(run_of(nonce=str(n))) for n in range(5)))
+    assert sorted(claims) == sorted([Claim.WON, *[Claim.TAKEN] * 4])
+
+
+async def test_a_row_that_cannot_be_sent_fails_for_no_other(ledger: MongoLedger) -> None:
+    """The driver refuses a bulk as a whole where it cannot encode one of its rows."""
+    odd = run_of("odd", spec_hash=object())
+    asked = (ledger.open(run) for run in (run_of("a"), odd, run_of("b")))
+    async with asyncio.timeout(20):
+        claims = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(claims[1], Refused)
+    assert (claims[0], claims[2]) == (Claim.WON, Claim.WON)
+
+
+async def test_a_bulk_names_what_became_of_each(client: Client, database: str) -> None:
+    rows = client[database]["rows"]
+    await rows.insert_one({"_id": 1})
+    await client[database].command("collMod", "rows", validator={"bad": {"$exists": False}})
+    update = UpdateOne({"_id": 1}, {"$set": {"a": 1}})
+    nobody = UpdateOne({"_id": 99}, {"$set": {"a": 1}})
+    refused = InsertOne({"_id": 3, "bad": 1})
+    operations: list[Operation] = [
+        InsertOne({"_id": 1}),
+        update,
+        nobody,
+        refused,
+        InsertOne({"_id": 2}),
+    ]
+    written = await write_all(rows, operations)
+    kinds = [type(failure) for failure in written.failures]
+    assert kinds == [DuplicateKeyError, type(None), type(None), WriteError, type(None)]
+    assert (written.is_whole, written.matched) == (False, 1)
+    assert await rows.count_documents({}) == 2
+    assert (await write_all(rows, [update, nobody])).is_whole
+
+
+async def test_closings_of_one_bulk_each_get_their_own_answer(
+    ledger: MongoLedger, client: Client, database: str
+) -> None:
+    """One was taken over, one was closed for it, one is there no more."""
+    names = ["ours", "taken over", "closed", "gone", "ours too"]
+    documents = [{"_id": name, "agent_id": name} for name in names]
+    await client[database]["agents"].insert_many(documents)
+    runs = [run_of(name) for name in names]
+    for run in runs:
+        await ledger.open(run)
+    assert await ledger.take_over(runs[1], replace(runs[1], owner="replica-2", nonce="2"))
+    assert await ledger.close(runs[2], key_of("closed"), outcome(completed_at=NOON + MINUTE))
+    await ledger.withdraw(runs[3])
+    answers = await asyncio.gather(
+        *(ledger.close(run, key_of(run.agent_id), outcome()) for run in runs)
+    )
+    assert answers == [True, False, False, False, True]
+    counts = [await total_of(client, database, name) for name in names]
+    assert counts == [1, 0, 1, 0, 1]
+    (row,) = await ledger.history("taken over", 1)
+    assert (row.fields["status"], row.fields["owner"]) == ("running", "replica-2")
+
+
+async def total_of(client: Client, database: str, document_id: object) -> int:
+    stats = await stats_of(client, database, document_id)
+    return stats["total_executions"] if stats is not None else 0
+
+
+async def test_closing_twice_at_the_same_time_counts_once(
+    ledger: MongoLedger, client: Client, database: str
+) -> None:
+    """The answer to the first may have been lost, with its count or before it."""
+    await client[database]["agents"].insert_one({"_id": 1, "agent_id": "scout"})
+    await ledger.open(run_of())
+    close = [ledger.close(run_of(), key_of(1), outcome()) for _ in range(3)]
+    assert await asyncio.gather(*close) == [True] * 3
+    assert await ledger.close(run_of(), key_of(1), outcome())
+    assert await total_of(client, database, 1) == 1
+    assert await client[database]["executions"].count_documents({"counted": False}) == 0
+
+
+async def test_runs_of_one_agent_in_one_bulk_are_all_counted(
+    ledger: MongoLedger, client: Client, database: str
+) -> None:
+    """Each counts on what the one before it has left."""
+    await client[database]["agents"].insert_one({"_id": 1, "agent_id": "scout"})
+    runs = await ended_runs(client, database, 7)
+    severities = [Severity.SUCCESS, Severity.ERROR, *[Severity.SUCCESS] * 5]
+    await asyncio.gather(
+        *(
+            ledger.close(run, key_of(1), outcome(severity=severity, completed_at=NOON + n * MINUTE))
+            for n, (run, severity) in enumerate(zip(runs, severities, strict=True))
+        )
+    )
+    stats = await stats_of(client, database, 1)
+    assert [stats[name] for name in _SUMS[:4]] == [7, 6, 85.7, NOON + 6 * MINUTE]
+    assert len(stats["counted"]) == 7
+
+
+async def ended_runs(client: Client, database: str, count: int) -> Sequence[Execution]:
+    """Running rows of one agent, which the index would let it have one after the other only."""
+    rows = client[database]["executions"]
+    await rows.drop_indexes()
+    ledger = MongoLedger(client, database, "executions", "agents")
+    runs = [run_of(minutes=n) for n in range(count)]
+    for run in runs:
+        assert await ledger.open(run) is Claim.WON
+    return runs
+
+
+class Meddling:
+    """Another writer, who changes `stats` whenever they have been read."""
+
+    def __init__(self, agents: Any, client: Client, database: str) -> None:
+        self._agents = agents
+        self._documents = client[database]["agents"]
+        self.meddled = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._agents, name)
+
+    async def find(self, *asked: Any) -> Any:
+        async for document in self._agents.find(*asked):
+            yield document
+        change = {"stats.total_executions": 10, "stats.success_rate": 50, "stats.theirs": "kept"}
+        await self._documents.update_many({}, {"$set": change})
+        self.meddled += 1
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param({}, id="no statistics before"),
+        pytest.param(
+            {
+                "stats": {
+                    "total_executions": 1,
+                    "successful_executions": 1,
+                    "success_rate": 100.0,
+                    "last_execution": NOON,
+                    "counted": ["01234567"],
+                }
+            },
+            id="our own before",
+        ),
+    ],
+)
+async def test_statistics_that_change_while_they_are_counted_keep_that_change(
+    ledger: MongoLedger, client: Client, database: str, before: dict[str, Any]
+) -> None:
+    """What was read is a guard: where it is not there any more, the server counts on what is."""
+    await client[database]["agents"].insert_one({"_id": 1, "agent_id": "scout", **before})
+    meddling = Meddling(ledger._endings._agents, client, database)
+    ledger._endings._agents = meddling  # type: ignore[assignment]
+    await ledger.open(run_of())
+    assert await ledger.close(run_of(), key_of(1), outcome())
+    stats = await stats_of(client, database, 1)
+    assert meddling.meddled == 1
+    assert (stats["total_executions"], stats["theirs"]) == (11, "kept")
+    expected = 2 if before else 6
+    assert stats["successful_executions"] == expected
+
+
+ODD: dict[str, Any] = {
+    "text": "none yet",
+    "null": None,
+    "list": [1, 2],
+    "nothing in it": {},
+    "a text as total": {"total_executions": "7", "successful_executions": 3},
+    "a total below zero": {"total_executions": -4, "successful_executions": 3, "counted": []},
+    "a float": {"total_executions": 4.0, "successful_executions": 2, "counted": []},
+    "marks that are no list": {"total_executions": 4, "counted": "abc"},
+    "no last execution": {"total_executions": 1, "successful_executions": 1, "counted": []},
+    "the predecessor's": {"total_executions": 4, "success_rate": 50},
+}
+
+
+async def test_odd_statistics_are_counted_by_the_server_beside_others(
+    ledger: MongoLedger, client: Client, database: str
+) -> None:
+    """One document that has to be looked at by the server costs no other its count."""
+    agents = client[database]["agents"]
+    documents = [{"_id": name, "agent_id": name, "stats": stats} for name, stats in ODD.items()]
+    await agents.insert_many([*documents, {"_id": "new", "agent_id": "new"}])
+    names = [*ODD, "new", "deleted"]
+    for name in names:
+        await ledger.open(run_of(name))
+    answers = await asyncio.gather(
+        *(ledger.close(run_of(name), key_of(name), outcome()) for name in names)
+    )
+    assert answers == [True] * len(names)
+    counts = {name: await total_of(client, database, name) for name in [*ODD, "new"]}
+    assert counts == dict.fromkeys(ODD, 1) | {
+        "a float": 5,
+        "marks that are no list": 5,
+        "no last execution": 2,
+        "the predecessor's": 5,
+        "new": 1,
+    }
+    assert await client[database]["executions"].count_documents({"counted": False}) == 0
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_statistics_are_left_to_the_server(odd: str) -> None:
+    run = CountedRun("run", Severity.SUCCESS, NOON)
+    assert (counted_in(ODD[odd], run) is None) == (ODD[odd] is not None)
+
+
+async def test_statistics_are_the_same_whoever_counts(client: Client, database: str) -> None:
+    """To the last decimal, for hundreds of counts: by what was read, and by the server."""
+    documents, random = client[database]["agents"], Random(1)
+    pairs = [(total, good) for total in range(25) for good in range(total + 1)]
+    pairs += [(total, random.randint(0, total)) for total in random.sample(range(25, 9_999), 150)]
+    pairs += [(799, good) for good in range(0, 800, 7)]  # x.x5 %: half, to even
+    stats: list[dict[str, Any] | None] = [None, None]
+    for total, good in pairs:
+        marks = [f"{random.getrandbits(32):08x}" for _ in range(min(total, 20))]
+        latest = NOON + timedelta(minutes=random.randint(-9, 9))
+        sums = (total, good, 0.0, latest, marks)
+        stats.append(dict(zip(_SUMS, sums, strict=True)))
+    severities = [Severity.SUCCESS, Severity.ERROR]
+    runs = [CountedRun(str(n), severities[n % 2], NOON) for n in range(len(stats))]
+    await documents.insert_many(
+        [
+            {"_id": f"{side} {n}", **({} if said is None else {"stats": said})}
+            for side in ("read", "server")
+            for n, said in enumerate(stats)
+        ]
+    )
+    for _ in range(2):
+        found = {document["_id"]: document.get("stats") async for document in documents.find()}
+        updates = []
+        for n, run in enumerate(runs):
+            update = counted_in(found[f"read {n}"], run)
+            assert update is not None
+            if update.change:
+                guarded = {"_id": f"read {n}", **update.found}
+                updates.append(UpdateOne(guarded, {"$set": update.change}))
+            updates.append(UpdateOne({"_id": f"server {n}"}, counted(run)))
+        written = await write_all(documents, updates)
+        assert written.is_whole
+        assert written.matched == len(updates)
+        after = {document["_id"]: document["stats"] async for document in documents.find()}
+        differing = [n for n in range(len(runs)) if after[f"read {n}"] != after[f"server {n}"]]
+        assert differing == []
+    totals = [after[f"read {n}"]["total_executions"] for n in range(len(runs))]
+    assert totals == [1, 1, *(total + 1 for total, _ in pairs)], "asked for twice, counted once"
