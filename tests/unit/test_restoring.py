@@ -163,3 +163,12 @@ PLAIN = {
 @pytest.mark.parametrize(("fields", "expected"), PLAIN.values(), ids=PLAIN)
 def test_plain_is_what_time_does_not_change(fields: dict[str, Any], expected: bool) -> None:
     assert is_plain(desired_of(fields)) is expected
+
+
+def test_specs_are_shared_and_each_keeps_the_text_that_was_written() -> None:
+    """Equal schedules may be written in several ways, and people see how."""
+    hour, minutes = with_schedule(value="1h"), with_schedule(value="60m")
+    specs = [desired_of(fields).spec for fields in (hour, minutes, hour)]
+    assert [spec.schedule.text for spec in specs if spec is not None] == ["1h", "60m", "1h"]
+    assert specs[0] is specs[2]
+    assert specs[0] == specs[1]

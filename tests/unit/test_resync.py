@@ -240,6 +240,22 @@ async def test_a_verdict_on_the_way_gives_way_to_a_newer_one() -> None:
         assert not job.is_assumed
 
 
+async def test_a_verdict_that_waits_is_dropped_with_its_document() -> None:
+    side = Resyncing()
+    async with side.running():
+        side.agents.released.clear()
+        side.agents.change(1, councilor("first"))
+        await turned_until(lambda: "first" in side.jobs.jobs)
+        await turned()
+        side.agents.change(2, councilor("second"))
+        await turned_until(lambda: "second" in side.jobs.jobs)
+        side.agents.change(2, None)
+        await turned_until(lambda: "second" not in side.jobs.jobs)
+        side.agents.released.set()
+        await turned()
+        assert side.agents.written == [[key_of(1)]]
+
+
 async def test_a_demotion_and_a_promotion_meanwhile_end_with_a_verdict() -> None:
     side = Resyncing()
     side.agents.change(1, councilor())
