@@ -313,3 +313,27 @@ async def test_statistics_are_the_same_whoever_counts(client: Client, database: 
         assert differing == []
     totals = [after[f"read {n}"]["total_executions"] for n in range(len(runs))]
     assert totals == [1, 1, *(total + 1 for total, _ in pairs)], "asked for twice, counted once"
+
+
+async def test_an_output_that_is_no_text_fails_for_no_other(ledger: MongoLedger) -> None:
+    runs = [run_of("a"), run_of("b")]
+    for run in runs:
+        await ledger.open(run)
+    said = await asyncio.gather(
+        ledger.close(runs[0], None, outcome(output="\ud800")),
+        ledger.close(runs[1], None, outcome()),
+        return_exceptions=True,
+    )
+    assert isinstance(said[0], Refused)
+    assert said[1] is True
+
+
+async def test_a_row_that_is_too_large_fails_for_no_other(ledger: MongoLedger) -> None:
+    said = await asyncio.gather(
+        ledger.open(run_of("small")),
+        ledger.open(run_of("huge", spec_hash="x" * 17_000_000)),
+        ledger.open(run_of("other")),
+        return_exceptions=True,
+    )
+    assert isinstance(said[1], Refused)
+    assert (said[0], said[2]) == (Claim.WON, Claim.WON)

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from service.batching import Batcher
+from service.ports import WatchLost
 from tests.steps import turned
 
 MOMENT = 1e-6
-_ASKED, _DISTANCE = 0.001, 0.010
+_ASKED, _DISTANCE = 0.001, 0.005
 
 
 @pytest.fixture(autouse=True)
@@ -278,3 +279,19 @@ async def test_many_answers_let_others_have_their_turn(server: Server) -> None:
         most_at_once, before = max(most_at_once, done - before), done
     assert before == len(tasks)
     assert most_at_once <= 20
+
+
+async def test_an_exception_that_cannot_be_copied_is_raised_all_the_same() -> None:
+    async def send(_items: Sequence[str]) -> Sequence[str]:
+        raise WatchLost("136", "gone")
+
+    with pytest.raises(WatchLost):
+        await asyncio.wait_for(Batcher(send).ask("a"), 5)
+
+
+async def test_too_few_answers_are_an_error() -> None:
+    async def send(_items: Sequence[str]) -> Sequence[str]:
+        return []
+
+    with pytest.raises(ValueError, match="shorter"):
+        await asyncio.wait_for(Batcher(send).ask("a"), 5)

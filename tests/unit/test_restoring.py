@@ -172,3 +172,12 @@ def test_specs_are_shared_and_each_keeps_the_text_that_was_written() -> None:
     assert [spec.schedule.text for spec in specs if spec is not None] == ["1h", "60m", "1h"]
     assert specs[0] is specs[2]
     assert specs[0] == specs[1]
+
+
+def test_a_zone_that_this_machine_does_not_know_is_judged() -> None:
+    left = stored(DOCUMENTS["cron"])
+    assert left.whole is not None
+    whole = left.whole._replace(timezone="US/Pacific-New")
+    proof = whole.proof_with(left.agent_id, left.spec_hash, left.state, left.accepted_at)
+    left = replace(left, whole=whole._replace(proof=proof))
+    assert restored(left, key_of(1), DIGEST, NOON) is None

@@ -4,16 +4,29 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any, Never
 
+import pytest
+
+from service.adapters.apscheduler import TimedJobs
 from service.adapters.mongo.keys import key_of
-from service.domain.councilor import DocumentKey
-from service.domain.jobs import AgentDocument, JobState, Listed, Past
+from service.domain.councilor import DocumentKey, SchedulePolicy
+from service.domain.execution import Fire
+from service.domain.jobs import (
+    AgentDocument,
+    JobState,
+    Listed,
+    Past,
+    stored_of,
+    whole_of,
+)
 from service.domain.verdict import Verdict
-from service.ports import Changed, Told, WatchLost
+from service.ports import Changed, JobTable, Misconfigured, Told, WatchLost
+from service.reconciliation import Reconciliation
 from service.telemetry import Telemetry
 from service.verdicts import Judged, Verdicts
-from tests.contract.test_agents import councilor, desired_of, verdict_for
-from tests.fakes import NOON, FakeAgents, FakeClock, Outage, listed
+from tests.contract.test_agents import councilor, desired_of
+from tests.fakes import NOON, FakeAgents, FakeClock, FakeJobTable, Outage, listed
 from tests.steps import eventually, going, turned, turned_until
 from tests.unit.test_reconciler import HALF_HOUR, Side
 
@@ -50,13 +63,15 @@ class Agents(FakeAgents):
 
     async def write_verdicts(
         self, verdicts: Sequence[tuple[AgentDocument, Verdict]]
-    ) -> Mapping[DocumentKey, Told]:
+    ) -> Mapping[DocumentKey, Told | None]:
         self.tries += 1
         self.writes.check()
         await self.released.wait()
         if verdicts:
             self.written.append([document.key for document, _ in verdicts])
-        return {} if self.refuses_verdicts else await super().write_verdicts(verdicts)
+        if self.refuses_verdicts:
+            return {document.key: None for document, _ in verdicts}
+        return await super().write_verdicts(verdicts)
 
     async def clear_verdicts(self, keys: Sequence[DocumentKey]) -> None:
         if keys:
@@ -274,8 +289,8 @@ async def test_a_demotion_and_a_promotion_meanwhile_end_with_a_verdict() -> None
 class Judgements:
     """Verdicts, and what they told."""
 
-    def __init__(self) -> None:
-        self.agents = Agents(FakeClock())
+    def __init__(self, clock: FakeClock | None = None) -> None:
+        self.agents = Agents(clock or FakeClock())
         self.told: list[tuple[Judged, Told | None]] = []
         self.verdicts = Verdicts(self.agents, Telemetry(), self._tell, is_busy=lambda: False)
 
@@ -285,9 +300,8 @@ class Judgements:
     async def say(self, fields: Mapping[str, object]) -> Judged:
         key = self.agents.change(1, fields)
         (document,) = await self.agents.read([key])
-        verdict = verdict_for(document)
-        judged = Judged(document, desired_of(document), Past(), has_job=True)
-        self.verdicts.say(judged, verdict)
+        judged = Judged(document, desired_of(document), Past(), NOON)
+        self.verdicts.say(judged)
         return judged
 
 
@@ -330,3 +344,152 @@ async def test_a_verdict_that_is_to_be_cleared_again_is_cleared_again() -> None:
         side.agents.released.set()
         await turned()
     assert side.agents.cleared == [[key], [key]]
+
+
+def reconciliation_of(side: Judgements, jobs: JobTable, clock: FakeClock) -> Reconciliation:
+    return Reconciliation(
+        side.agents,
+        jobs,
+        Telemetry(),
+        clock,
+        policy=SchedulePolicy(),
+        mark=lambda _: None,
+        is_busy=lambda: False,
+    )
+
+
+async def test_a_job_is_not_known_by_a_document_that_it_was_not_judged_from() -> None:
+    """Resumed between the verdict and the look at what it became: that is another document."""
+    side, jobs = Judgements(), FakeJobTable()
+    key = side.agents.change(1, paused := councilor_that(enabled=False))
+    reconciliation = reconciliation_of(side, jobs, FakeClock())
+    write = side.agents.write_verdicts
+
+    async def resumed_meanwhile(
+        verdicts: Sequence[tuple[AgentDocument, Verdict]],
+    ) -> Mapping[DocumentKey, Told | None]:
+        await write(verdicts)
+        status = side.agents.collection[key]["councilor_status"]
+        side.agents.change(1, councilor_that(enabled=True) | {"councilor_status": status})
+        (document,) = await side.agents.read([key])
+        return {key: Told(document, status["accepted_at"])}
+
+    side.agents.write_verdicts = resumed_meanwhile  # type: ignore[method-assign]
+    async with going(reconciliation.verdicts.write()):
+        reconciliation.reconcile(await side.agents.read([key]))
+        await turned()
+    assert paused["councilor_config"]["schedule"]["enabled"] is False
+    (document,) = await side.agents.read([key])
+    assert jobs.jobs["scout"].digest is None
+    assert not reconciliation.is_known(listed(document))
+
+
+async def test_replicas_whose_first_verdict_was_overtaken_agree_on_the_anchor() -> None:
+    side, clock = Judgements(), FakeClock()
+    key = side.agents.change(1, councilor())
+    replicas = []
+    for _ in range(2):
+        jobs = FakeJobTable()
+        reconciliation = reconciliation_of(side, jobs, clock)
+        reconciliation.reconcile(await side.agents.read([key]))
+        replicas.append((reconciliation, jobs))
+        clock.advance(timedelta(milliseconds=50))
+    edited = councilor()
+    edited["councilor_config"]["task"]["prompt"] = "another"
+    side.agents.change(1, edited)  # before either verdict arrives
+    for _ in range(2):
+        for reconciliation, _jobs in replicas:
+            async with going(reconciliation.verdicts.write()):
+                await turned()
+            reconciliation.reconcile(await side.agents.read([key]))
+    for reconciliation, _jobs in replicas:
+        async with going(reconciliation.verdicts.write()):
+            await turned()
+    accepted = side.agents.collection[key]["councilor_status"]["accepted_at"]
+    assert {jobs.jobs["scout"].accepted_at for _, jobs in replicas} == {accepted}
+
+
+async def test_a_slot_between_an_acceptance_and_its_answer_fires() -> None:
+    clock, fired = FakeClock(NOON - timedelta(milliseconds=20)), list[Fire]()
+    side = Judgements(clock)
+    jobs = TimedJobs(lambda _: None, clock, longest_sleep=timedelta(milliseconds=20))
+    reconciliation = reconciliation_of(side, jobs, clock)
+    write = side.agents.write_verdicts
+
+    async def slowly(
+        verdicts: Sequence[tuple[AgentDocument, Verdict]],
+    ) -> Mapping[DocumentKey, Told | None]:
+        clock.advance(timedelta(milliseconds=10))
+        told = await write(verdicts)
+        clock.advance(timedelta(milliseconds=30))  # the slot comes due, the answer is on its way
+        await eventually(is_due)
+        return told
+
+    async def is_due() -> bool:
+        return "scout" in jobs._open
+
+    async def has_fired() -> bool:
+        return bool(fired)
+
+    side.agents.write_verdicts = slowly  # type: ignore[method-assign]
+    promoted = councilor(value="* * * * *")
+    promoted["councilor_config"]["schedule"]["type"] = "cron"
+    key = side.agents.change(1, promoted)
+    async with jobs.firing(fired.append), going(reconciliation.verdicts.write()):
+        reconciliation.reconcile(await side.agents.read([key]))
+        await eventually(has_fired)
+    assert [fire.due_at for fire in fired] == [NOON]
+
+
+async def test_without_the_right_to_write_verdicts_the_first_write_says_so() -> None:
+    side = Judgements()
+    await side.say(councilor())
+
+    async def refused(_: object) -> Never:
+        raise Misconfigured("grant readWrite")
+
+    side.agents.write_verdicts = refused  # type: ignore[method-assign,assignment]
+    with pytest.raises(Misconfigured):
+        await side.verdicts.write()
+
+
+async def test_a_right_that_is_taken_away_makes_jobs_certain_and_is_told() -> None:
+    side = Judgements()
+    async with going(side.verdicts.write()):
+        await side.say(councilor())
+        await turned()
+        told = len(side.told)
+
+        async def refused(_: object) -> Never:
+            raise Misconfigured("grant readWrite")
+
+        side.agents.write_verdicts = refused  # type: ignore[method-assign,assignment]
+        await side.say(councilor(value="1h"))
+        await turned()
+        assert side.verdicts.trouble == "grant readWrite"
+        assert [answer for _, answer in side.told[told:]] == [None]
+
+
+async def test_a_document_that_went_while_it_was_listed_is_not_taken_over() -> None:
+    side = Resyncing()
+    side.agents.change(1, councilor())
+    async with side.running():
+        job = side.jobs.jobs["scout"]
+    side.stored.jobs["scout"] = replace(stored_of(job), whole=whole_of(job))
+    side.jobs.jobs.clear()
+    (document,) = await side.agents.read([key_of(1)])
+
+    async def documents() -> AsyncIterator[Sequence[Listed]]:
+        side.agents.change(1, None)  # while this is on its way
+        await turned()
+        yield [listed(document)]
+
+    side.agents.documents = documents  # type: ignore[method-assign]
+    async with side.running():
+        assert side.jobs.jobs == {}
+
+
+def councilor_that(*, enabled: bool) -> dict[str, Any]:
+    promoted = councilor()
+    promoted["councilor_config"]["schedule"]["enabled"] = enabled
+    return promoted

@@ -54,15 +54,23 @@ async def write_all(
     except BulkWriteError as error:
         return _of_bulk_error(error, len(operations))
     except UNWRITABLE as error:
-        if len(operations) == 1:
-            return Written([error])
-        # The driver refuses one of them before anything is sent: each for itself, then.
-        alone = [await write_all(collection, [operation]) for operation in operations]
-        failures = [failure for written in alone for failure in written.failures]
-        return Written(failures, sum(written.matched for written in alone))
+        return await _one_by_one(collection, operations, error)
     except PyMongoError as error:
+        if isinstance(translation_of(error), Refused):  # one that is too large
+            return await _one_by_one(collection, operations, error)
         return Written([error] * len(operations))
     return Written([None] * len(operations), result.matched_count)
+
+
+async def _one_by_one(
+    collection: AsyncIOMotorCollection[Any], operations: Sequence[Operation], error: Failure
+) -> Written:
+    """One of them cannot be sent, and nothing was done for it: each for itself, then."""
+    if len(operations) == 1:
+        return Written([error])
+    alone = [await write_all(collection, [operation]) for operation in operations]
+    failures = [failure for written in alone for failure in written.failures]
+    return Written(failures, sum(written.matched for written in alone))
 
 
 def _of_bulk_error(error: BulkWriteError, count: int) -> Written:
