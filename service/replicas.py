@@ -99,6 +99,8 @@ class Membership:
 
     def rank(self, agent_id: str) -> int:
         """How many living replicas go before this one for an agent."""
+        if not self.others_live:
+            return 0
         return rank_of(self.replica_id, agent_id, self._living)
 
     @property

@@ -108,7 +108,8 @@ class Settler:
             if queued is not None:
                 await self._runner.wait_for_agent(fire.agent_id)
                 continue
-            await self._retried(fire, partial(self._miss_leftovers, fire, known))
+            if known.until is not None:
+                await self._retried(fire, partial(self._miss_leftovers, fire, known))
             job = self._jobs.of_agent(fire.agent_id)
             if job is None or job.next_run_at is None or job.next_run_at > self._clock():
                 return

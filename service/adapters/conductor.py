@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -163,7 +164,12 @@ def request_for(order: Order, base_url: str, dialect: Dialect, cwd: str | None) 
         name = quote(order.agent_id, safe="")
         name = name if name.strip(".") else name.replace(".", "%2E")
         path, body = f"/agents/{name}/execute", _agents_body(order, order.cwd or cwd)
-    return Request(URL(f"{base_url}{path}", encoded=True), headers, body)
+    return Request(_url(f"{base_url}{path}"), headers, body)
+
+
+@lru_cache(maxsize=1_024)
+def _url(text: str) -> URL:
+    return URL(text, encoded=True)
 
 
 def _conductor_body(order: Order, cwd: str | None) -> dict[str, object]:
