@@ -27,6 +27,7 @@ from service.telemetry import Telemetry
 from service.verdicts import Verdicts
 
 _BATCH = 400
+_KNOWN, _OTHERS, _NEW = range(3)
 _PORTION = 100
 """Documents that are judged before the event loop may turn to something else."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
@@ -64,10 +65,10 @@ class Reconciler:
             clock,
             policy=policy,
             mark=self._mark,
-            is_busy=lambda: len(self._new) + len(self._dirty) > _BATCH,
+            is_busy=lambda: sum(map(len, self._lanes)) > _BATCH,
         )
-        self._dirty: dict[DocumentKey, float] = {}
-        self._new: dict[DocumentKey, float] = {}
+        self._lanes: tuple[dict[DocumentKey, float], ...] = ({}, {}, {})
+        """What has to be read again, and since when; the first lane first."""
         self._changed: set[DocumentKey] | None = None
         """What has changed since the listing began, while it goes on."""
         self._pause = _SHORTEST_PAUSE
@@ -118,8 +119,8 @@ class Reconciler:
     async def _settle_reads(self) -> None:
         """Let what was read before the stream was opened take effect before anything is listed."""
         async with self._one_pass:
-            self._dirty.clear()  # all of it is older than the listing
-            self._new.clear()
+            for lane in self._lanes:
+                lane.clear()  # all of it is older than the listing
             self._changed = set()
 
     async def _compare_and_follow(self, watch: Watch, reason: str) -> None:
@@ -188,7 +189,7 @@ class Reconciler:
             for key, operation in changes:
                 if self._changed is not None:
                     self._changed.add(key)
-                self._mark(key, is_new=operation == "insert")
+                self._mark(key, operation)
 
     def reconsider(self, agent_id: str) -> None:
         """Look again at an agent whose slots have moved on, where its verdict depends on that."""
@@ -198,13 +199,19 @@ class Reconciler:
         if job.skipped_slot is None or self._clock() - job.skipped_slot < _SETTLING:
             self._mark(job.key)
 
-    def _mark(self, key: DocumentKey, *, is_new: bool = False) -> None:
-        """Have a document read again; one that is new waits for changes of those that are there.
+    def _mark(self, key: DocumentKey, operation: str = "") -> None:
+        """Have a document read again: those with a job first, and new documents last.
 
-        So a bulk import holds back no pause.
+        So many promotions at once hold back no pause, and an import no promotion.
         """
-        dirty = self._new if is_new and key not in self._dirty else self._dirty
-        dirty.setdefault(key, monotonic())
+        lane = _KNOWN if self._jobs.of_document(key) is not None else _OTHERS
+        if lane is _OTHERS and operation == "insert":
+            lane = _NEW
+        since = monotonic()
+        for slower in self._lanes[lane + 1 :]:
+            since = slower.pop(key, since)
+        if not any(key in faster for faster in self._lanes[:lane]):
+            self._lanes[lane].setdefault(key, since)
         self._has_dirty.set()
 
     async def reconcile(self) -> None:
@@ -240,10 +247,10 @@ class Reconciler:
 
     def _next_batch(self) -> dict[DocumentKey, float]:
         batch: dict[DocumentKey, float] = {}
-        for dirty in (self._dirty, self._new):
-            for key in list(islice(dirty, _BATCH - len(batch))):
-                batch[key] = dirty.pop(key)
-        if not self._dirty and not self._new:
+        for lane in self._lanes:
+            for key in list(islice(lane, _BATCH - len(batch))):
+                batch[key] = lane.pop(key)
+        if not any(self._lanes):
             self._has_dirty.clear()
         return batch
 
