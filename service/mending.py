@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from itertools import count
 
 import structlog
 
@@ -18,6 +19,8 @@ from service.telemetry import Telemetry
 
 log = structlog.get_logger()
 
+_SELDOM = 20
+"""Turns between two looks for what can wait."""
 _GONE = "the replica that ran it is gone; what Conductor made of it is not known"
 
 
@@ -55,12 +58,13 @@ class Mending:
 
     async def mend(self) -> None:
         """Look again and again what is to be put right; what fails is tried the next time."""
-        while True:
+        for turn in count():
+            now_and_then = (self._replicas.forget_dead,) if turn % _SELDOM == 0 else ()
             for step in (
                 self._settle_orphans,
                 self._count_forgotten,
                 self._ledger.restore_indexes,
-                self._replicas.forget_dead,
+                *now_and_then,
             ):
                 try:
                     await step()

@@ -475,8 +475,10 @@ async def test_a_document_that_went_while_it_was_listed_is_not_taken_over() -> N
     side.agents.change(1, councilor())
     async with side.running():
         job = side.jobs.jobs["scout"]
+    assert whole_of(job) is not None
     side.stored.jobs["scout"] = replace(stored_of(job), whole=whole_of(job))
     side.jobs.jobs.clear()
+    side.health.synced = side.health.watching = False
     (document,) = await side.agents.read([key_of(1)])
 
     async def documents() -> AsyncIterator[Sequence[Listed]]:
@@ -493,3 +495,15 @@ def councilor_that(*, enabled: bool) -> dict[str, Any]:
     promoted = councilor()
     promoted["councilor_config"]["schedule"]["enabled"] = enabled
     return promoted
+
+
+async def test_a_document_that_changes_while_it_waits_with_new_ones_waits_no_more() -> None:
+    side = Resyncing()
+    reconciler = side.reconciler()
+    for number in range(500):
+        reconciler._mark(key_of(number), "insert")
+    reconciler._mark(key_of(499), "update")
+    assert next(iter(reconciler._next_batch())) == key_of(499)
+    reconciler._mark(key_of(1), "insert")
+    assert list(reconciler._next_batch())[-1] == key_of(1)
+    assert reconciler._next_batch() == {}

@@ -663,3 +663,17 @@ async def test_the_next_slot_may_be_won_while_the_run_before_is_still_being_coun
         ("12:30", Status.COMPLETED),
         ("13:00", Status.COMPLETED),
     ]
+
+
+async def test_a_start_makes_room_for_the_next_as_soon_as_its_claim_is_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.runner._STARTS_AT_ONCE", 1)
+    async with ended(Side()) as side:
+        side.promote()
+        for turn in (1, 2, 3):
+            side.come_due(NOON + turn * HALF_HOUR)
+            await side.settled(turn)
+            await all_ended(side)
+        assert [status for _, status, _ in side.rows()] == [Status.COMPLETED] * 3
+        assert not side.runner._starts.locked()
