@@ -45,11 +45,11 @@ async def test_agents_are_shared_out_and_each_slot_runs_once(
     launch: Launch, db: Database, conductor: TestConductor
 ) -> None:
     await know_each_other([await launch(CONDUCTOR_API_URL=conductor.url) for _ in range(3)])
-    await promote(db, 12)
+    await promote(db, 40)
 
     async def all_have_run_thrice() -> bool:
         runs = Counter(row["councilor_id"] for row in await all_rows(db) if row["started_at"])
-        return len(runs) == 12 and min(runs.values()) >= 3
+        return len(runs) == 40 and min(runs.values()) >= 3
 
     await eventually(all_have_run_thrice)
     assert len(await owners_of_runs(db)) == 3

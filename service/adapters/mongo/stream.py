@@ -30,6 +30,7 @@ _RESUMES = 2
 """The first may still ask a server that is no primary any more."""
 _IDLE_CONNECTIONS = 12
 """More than are left of a busy time; fewer than Motor has threads."""
+_TRIAL_SECONDS = 0.1
 _CURSOR_NOT_FOUND = 43
 _RESUMABLE = "ResumableChangeStreamError"
 _OUR_FIELDS = r"^(stats|councilor_status)(\.|$)"
@@ -116,7 +117,7 @@ class Stream:
                 if not _is_resumable(error):
                     raise
                 if isinstance(error, NetworkTimeout):
-                    self._try_other_connections()
+                    await self._try_other_connections()
                 await self._resume()
         events, self._waiting = self._waiting, ()
         return events
@@ -163,15 +164,16 @@ class Stream:
             else:
                 return
 
-    def _try_other_connections(self) -> None:
-        """Where one connection fell silent, others may have: have the idle ones answer or end.
+    async def _try_other_connections(self) -> None:
+        """Where one connection fell silent, others may have: have the idle ones answer, or not.
 
-        Meanwhile they are in use, and whoever needs one gets a new one.
+        Those that do not are in use until they end, and whoever needs one gets a new one.
         """
         for _ in range(_IDLE_CONNECTIONS):
             task = asyncio.create_task(self._ping(), name="try a connection")
             self._trials.add(task)
             task.add_done_callback(self._trials.discard)
+        await asyncio.wait(list(self._trials), timeout=_TRIAL_SECONDS)
 
     async def _ping(self) -> None:
         with suppress(PyMongoError):
