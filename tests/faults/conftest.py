@@ -59,7 +59,7 @@ async def db(replica_set_url: str, database: str) -> AsyncIterator[Database]:
 
 def writer(url: str) -> Any:
     """A client that is not the service, and has the time for large documents."""
-    return connected(f"{url}&appName=writer&socketTimeoutMS=20000")
+    return connected(f"{url}&appName=writer&socketTimeoutMS=20000", retries_writes=True)
 
 
 @pytest.fixture

@@ -54,6 +54,8 @@ class Trouble:
                 await asyncio.sleep(self._choose.uniform(0.3, 1.2))
 
     async def _pause(self, replica: Replica) -> None:
+        if replica.process.returncode is not None:
+            pytest.fail(f"a replica has ended by itself: {replica.events[-3:]}")
         replica.process.send_signal(signal.SIGSTOP)
         # Longer than its time-to-live: the others take it for dead, and it does not know.
         await asyncio.sleep(self._choose.uniform(1.0, 3.0))
