@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -111,15 +111,26 @@ class Verdicts:
             # Until somebody grants it again, jobs go by what was assumed of them.
             for judged in list(self._unsaid.values()):
                 if judged.past.accepted_at is None:
-                    self._told(judged, None)
+                    self._tell(judged, None)
+
+    def _tell(self, judged: Judged, told: Told | None) -> None:
+        try:
+            self._told(judged, told)
+        except Exception as error:  # noqa: BLE001 one bad document must not stop the others
+            self._telemetry.document_failed(judged.document.key, error)
+
+    def _verdicts_on(self, batch: Sequence[Judged]) -> Iterator[tuple[AgentDocument, Verdict]]:
+        for judged in batch:
+            try:
+                yield judged.document, judged.verdict
+            except Exception as error:  # noqa: BLE001 one bad document must not stop the others
+                self._telemetry.document_failed(judged.document.key, error)
 
     async def _write_some(self) -> None:
         departed = dict(islice(self._departed.items(), _BATCH))
         batch = list(islice(self._unsaid.values(), _BATCH))
         await self._agents.clear_verdicts(list(departed))
-        told = await self._agents.write_verdicts(
-            [(judged.document, judged.verdict) for judged in batch]
-        )
+        told = await self._agents.write_verdicts(list(self._verdicts_on(batch)))
         for key, time in departed.items():
             if self._departed.get(key) is time:
                 del self._departed[key]
@@ -129,6 +140,6 @@ class Verdicts:
                 del self._unsaid[key]
                 # One that is left out has changed: it will be judged anew.
                 if key in told:
-                    self._told(judged, told[key])
+                    self._tell(judged, told[key])
         if not self._unsaid and not self._departed:
             self._has_any.clear()

@@ -507,3 +507,16 @@ async def test_a_document_that_changes_while_it_waits_with_new_ones_waits_no_mor
     reconciler._mark(key_of(1), "insert")
     assert list(reconciler._next_batch())[-1] == key_of(1)
     assert reconciler._next_batch() == {}
+
+
+async def test_a_document_on_which_there_is_no_verdict_stops_no_other() -> None:
+    """A fault of ours: told of, and left at that."""
+    side = Judgements()
+    bad = await side.say(councilor())
+    side.verdicts.say(replace(bad, desired=None))  # type: ignore[arg-type]
+    key = side.agents.change(2, councilor("other"))
+    (document,) = await side.agents.read([key])
+    side.verdicts.say(Judged(document, desired_of(document), Past(), NOON))
+    async with going(side.verdicts.write()):
+        await turned()
+    assert [judged.document.key for judged, _ in side.told] == [key]
