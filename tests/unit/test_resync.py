@@ -520,3 +520,26 @@ async def test_a_document_on_which_there_is_no_verdict_stops_no_other() -> None:
     async with going(side.verdicts.write()):
         await turned()
     assert [judged.document.key for judged, _ in side.told] == [key]
+
+
+async def test_a_document_that_changed_before_its_verdict_is_not_told_of() -> None:
+    """It will be judged anew; until then nothing makes a guess of its acceptance a fact."""
+    side = Judgements()
+    await side.say(councilor())
+    side.agents.change(1, councilor(value="45m"))
+    async with going(side.verdicts.write()):
+        await turned()
+    assert side.told == []
+
+
+async def test_a_scheduled_job_without_a_timer_is_judged_anew() -> None:
+    side, jobs = Judgements(), FakeJobTable()
+    key = side.agents.change(1, councilor())
+    reconciliation = reconciliation_of(side, jobs, FakeClock())
+    async with going(reconciliation.verdicts.write()):
+        reconciliation.reconcile(await side.agents.read([key]))
+        await turned()
+    (document,) = await side.agents.read([key])
+    assert reconciliation.is_known(listed(document))
+    jobs.jobs["scout"] = jobs.jobs["scout"].due_next(None)
+    assert not reconciliation.is_known(listed(document))
