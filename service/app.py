@@ -27,6 +27,7 @@ from service.adapters.mongo.replicas import MongoReplicas
 from service.breaker import Breaker
 from service.calling import Caller
 from service.cases import Cases
+from service.claims import Claims
 from service.clock import ComparedClock
 from service.decisions import Decisions
 from service.domain.councilor import SchedulePolicy
@@ -312,6 +313,7 @@ class _Service:
             )
             runner = Runner(
                 ledger,
+                Claims(ledger, self._clock, require_fit=self._membership.require_fit),
                 caller,
                 self._patience,
                 self._telemetry,
@@ -323,7 +325,6 @@ class _Service:
                     severity=SeverityRule(settings.scheduler_severity),
                 ),
                 owner=self._id,
-                require_fit=self._membership.require_fit,
             )
             cases = Cases(
                 self._stores.agents,

@@ -8,21 +8,28 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-_AT_LEAST_SECONDS = 0.001
-_DISTANCE_SECONDS = 0.005
-"""From one batch to the next, and as much again for each that is still on the way: the busier it
-is, the more travel together. A command costs some 500 µs of processor time, however little it has
-to say."""
 _MOST, _HEAVIEST = 200, 4_000_000
 _AT_ONCE = 4
 """Batches on the way: a slow one holds back none behind it, and many more would be slower."""
 _ANSWERED_AT_ONCE = 20
 """Callers that are woken before the event loop may turn to something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPolicy:
+    """How long batches collect what is asked for."""
+
+    at_least_seconds: float = 0.001
+    distance_seconds: float = 0.005
+    """From one batch to the next, and as much again for each that is still on the way: the busier
+    it is, the more travel together. A command costs some 500 µs of processor time, however little
+    it has to say."""
 
 
 class Batcher(Generic[Item, Answer]):
@@ -41,31 +48,48 @@ class Batcher(Generic[Item, Answer]):
         *,
         most: int = _MOST,
         at_once: int = _AT_ONCE,
+        policy: BatchPolicy | None = None,
         weight: Callable[[Item], int] = lambda _: 0,
     ) -> None:
         self._send = send
         self._most = most
         self._at_once = at_once
+        self._policy = policy or BatchPolicy()
         self._weight = weight
-        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._waiting: deque[tuple[Item, asyncio.Future[Answer] | None]] = deque()
         self._collecting: asyncio.TimerHandle | None = None
         self._on_the_way: set[asyncio.Task[None]] = set()
         self._started_at = -math.inf
 
     async def ask(self, item: Item) -> Answer:
         """The answer for this item. Raises what `send` has for it."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Answer] = loop.create_future()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._put(item, answer)
+        return await answer
+
+    def tell(self, item: Item) -> None:
+        """Have this item sent, too; nobody waits for its answer."""
+        self._put(item, None)
+
+    async def stop(self) -> None:
+        """Send nothing more: what waits is dropped, what is on the way is cancelled."""
+        if self._collecting is not None:
+            self._collecting.cancel()
+        self._waiting.clear()
+        for task in self._on_the_way:
+            task.cancel()
+        await asyncio.gather(*self._on_the_way, return_exceptions=True)
+
+    def _put(self, item: Item, answer: "asyncio.Future[Answer] | None") -> None:
         self._waiting.append((item, answer))
         if len(self._waiting) >= self._most:
             self._start()
         elif self._collecting is None:
-            self._collect(loop)
-        return await answer
+            self._collect(asyncio.get_running_loop())
 
     def _collect(self, loop: asyncio.AbstractEventLoop) -> None:
-        distance = _DISTANCE_SECONDS * (1 + len(self._on_the_way))
-        at = max(loop.time() + _AT_LEAST_SECONDS, self._started_at + distance)
+        distance = self._policy.distance_seconds * (1 + len(self._on_the_way))
+        at = max(loop.time() + self._policy.at_least_seconds, self._started_at + distance)
         self._collecting = loop.call_at(at, self._start)
 
     def _start(self) -> None:
@@ -80,12 +104,12 @@ class Batcher(Generic[Item, Answer]):
                 task.add_done_callback(self._arrived)
                 self._started_at = asyncio.get_running_loop().time()
 
-    def _batch(self) -> "list[tuple[Item, asyncio.Future[Answer]]]":
-        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
+    def _batch(self) -> "list[tuple[Item, asyncio.Future[Answer] | None]]":
+        batch: list[tuple[Item, asyncio.Future[Answer] | None]] = []
         weight = 0
         while self._waiting and len(batch) < self._most and weight < _HEAVIEST:
             item, answer = self._waiting.popleft()
-            if not answer.done():  # else its caller was cancelled
+            if answer is None or not answer.done():  # else its caller was cancelled
                 batch.append((item, answer))
                 weight += self._weight(item)
         return batch
@@ -97,9 +121,11 @@ class Batcher(Generic[Item, Answer]):
         elif self._waiting and self._collecting is None:
             self._collect(asyncio.get_running_loop())
 
-    async def _see_through(self, batch: "Sequence[tuple[Item, asyncio.Future[Answer]]]") -> None:
+    async def _see_through(
+        self, batch: "Sequence[tuple[Item, asyncio.Future[Answer] | None]]"
+    ) -> None:
         futures = [future for _, future in batch]
-        answered: list[tuple[asyncio.Future[Answer], Answer | Exception]]
+        answered: list[tuple[asyncio.Future[Answer] | None, Answer | Exception]]
         try:
             answers = await self._send([item for item, _ in batch])
             answered = list(zip(futures, answers, strict=True))
@@ -108,7 +134,7 @@ class Batcher(Generic[Item, Answer]):
         for place, (future, answer) in enumerate(answered):
             if place % _ANSWERED_AT_ONCE == _ANSWERED_AT_ONCE - 1:
                 await asyncio.sleep(0)
-            if future.done():
+            if future is None or future.done():
                 continue
             if isinstance(answer, Exception):
                 future.set_exception(answer)

@@ -52,10 +52,15 @@ class Breaker:
         """Tell whether starts are held back now."""
         return not self._passable.is_set()
 
+    @property
+    def is_holding(self) -> bool:
+        """Tell whether starts have to wait for `let_through`."""
+        return self.is_open or self._is_half_open
+
     async def let_through(self) -> bool:
         """Wait until a start may call Conductor; tells whether it had to wait for that."""
         was_held = self.is_open
-        must_queue = was_held or self._is_half_open
+        must_queue = self.is_holding
         while must_queue:
             await self._passable.wait()
             await self._pace.turn()

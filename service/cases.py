@@ -2,16 +2,17 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from time import monotonic
 
+from service.batching import Batcher, BatchPolicy
+from service.claims import Launch
 from service.domain.config import instant_from
 from service.domain.councilor import Councilor, SchedulePolicy, parse_councilor
 from service.domain.execution import (
     Attempt,
-    Claim,
     Execution,
     Fire,
     NotRun,
@@ -31,6 +32,8 @@ from service.telemetry import Telemetry
 
 _TICK = timedelta(microseconds=1)
 _LOOKS, _LOOK_AGAIN_SECONDS = 20, 0.1
+_AT_ONCE = 20
+"""Documents that are read before the event loop may turn to something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Cases:
         clock: Clock,
         *,
         policy: SchedulePolicy,
+        batches: BatchPolicy | None = None,
     ) -> None:
         self._agents = agents
         self._ledger = ledger
@@ -65,6 +69,10 @@ class Cases:
         self._telemetry = telemetry
         self._clock = clock
         self._policy = policy
+        # What many slots ask for at the same time is sent as one (DESIGN decision 12).
+        self._reads = Batcher(agents.read, policy=batches)
+        self._memories = Batcher(agents.as_of, policy=batches)
+        self._stretches = Batcher(ledger.covering, policy=batches)
 
     async def look(self, fire: Fire) -> Case:
         """Read the document again, on the primary: what was paused before its slot never runs.
@@ -72,7 +80,18 @@ class Cases:
         What the document wanted for slots that came due while it was read, nobody has looked at.
         """
         now, looked_at = self._clock(), monotonic()
-        document = await self._agents.read_one(fire.key)
+        return self._case(fire, await self._reads.ask(fire.key), now, looked_at)
+
+    async def look_all(self, fires: Sequence[Fire]) -> AsyncIterator[Case]:
+        """The same for many, in their order."""
+        now, looked_at = self._clock(), monotonic()
+        documents = await self._agents.read([fire.key for fire in fires])
+        for place, (fire, document) in enumerate(zip(fires, documents, strict=True)):
+            if place % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
+            yield self._case(fire, document, now, looked_at)
+
+    def _case(self, fire: Fire, document: AgentDocument, now: datetime, looked_at: float) -> Case:
         fields = document.fields or {}
         reading = parse_councilor(fields, self._policy)
         desired = desired_by(fire.key, reading, document.damage)
@@ -89,13 +108,25 @@ class Cases:
         be seen in the document as it is now. Known are its states at whole seconds: it was off if
         it was in the second after the slot, or in the one before and not seen on since then.
         """
-        before = slot.replace(microsecond=0)
-        after = before + timedelta(seconds=1)
-        instants = [] if _is_seen_on(case.document, before, slot) else [before]
-        instants += [after] if case.now > after else []
+        instants = _instants_around(case, slot)
         if not instants:
             return False
-        states = await self._agents.as_of(case.document, instants)
+        return self._is_any_off(case, await self._memories.ask((case.document, instants)))
+
+    async def were_off(self, asked: Sequence[tuple[Case, datetime]]) -> Sequence[bool]:
+        """The same for many."""
+        around = [_instants_around(case, slot) for case, slot in asked]
+        if not any(around):
+            return [False] * len(asked)
+        states = await self._agents.as_of(
+            [(case.document, instants) for (case, _), instants in zip(asked, around, strict=True)]
+        )
+        return [
+            self._is_any_off(case, documents)
+            for (case, _), documents in zip(asked, states, strict=True)
+        ]
+
+    def _is_any_off(self, case: Case, states: Sequence[AgentDocument | None]) -> bool:
         return any(document is not None and self._is_off(case, document) for document in states)
 
     def _is_off(self, case: Case, document: AgentDocument) -> bool:
@@ -105,10 +136,10 @@ class Cases:
         desired = desired_by(document.key, reading, document.damage)
         return not isinstance(desired, Desired) or desired.state is not JobState.SCHEDULED
 
-    async def claim(
+    def launch(
         self, case: Case, slot: datetime, trigger: Trigger, next_slot: datetime | None
-    ) -> Claim:
-        """Claim the slot in the place that was taken; the run goes on by itself where it is won."""
+    ) -> Launch:
+        """What the runner needs to claim this slot, and to run it. Raises nothing."""
         assert case.councilor is not None
         execution_id = execution_id_of(case.fire.agent_id, slot, trigger)
         now = self._clock()
@@ -123,32 +154,30 @@ class Cases:
             started_at=now,
             attempts=(Attempt(now, None),),
         )
-        return await self._start(case, execution, next_slot, None)
+        return self._launch_of(case, execution, next_slot, None)
 
-    async def resume(self, case: Case, orphan: Execution, next_slot: datetime | None) -> Claim:
-        """Go on, in the place that was taken, with a run that a dead replica had not begun yet."""
+    def resumption(self, case: Case, orphan: Execution, next_slot: datetime | None) -> Launch:
+        """The same to go on with a run that a dead replica had not begun yet."""
         execution = replace(
             orphan,
             owner=self._runner.owner,
             nonce=self._nonce(orphan.execution_id),
             attempts=(*orphan.attempts, Attempt(self._clock(), None)),
         )
-        return await self._start(case, execution, next_slot, orphan)
+        return self._launch_of(case, execution, next_slot, orphan)
 
-    async def _start(
+    def _launch_of(
         self,
         case: Case,
         execution: Execution,
         next_slot: datetime | None,
         orphan: Execution | None,
-    ) -> Claim:
+    ) -> Launch:
         assert case.councilor is not None
         config = (case.document.fields or {}).get("councilor_config")
         timeout = self._runner.policy.timeout
         order = order_for(case.councilor, config, execution, timeout, next_slot)
-        return await self._runner.start(
-            execution, case.fire.key, order, looked_at=case.looked_at, orphan=orphan
-        )
+        return Launch(execution, case.fire.key, order, case.looked_at, orphan)
 
     def _nonce(self, execution_id: str) -> str:
         """The same for every try of this process: a claim that seemed lost is known again."""
@@ -184,13 +213,15 @@ class Cases:
             return min(max(ends), stretch.last)
         stretch = _before_others(stretch, known, timetable)
         row = replace(row, stretch=stretch)
-        self._runner.doubt(row.execution_id)  # until it is final: it is decided on again else
+        self._runner.claims.doubt(
+            row.execution_id
+        )  # until it is final: it is decided on again else
         is_recorded = await self._ledger.record(row) and not await self._gave_way(row)
         if is_recorded and stretch.count > 1:
             known = await self._ledger.taken(row.agent_id, stretch.first)
             row = replace(row, stretch=_before_others(stretch, known, timetable))
             await self._ledger.confirm(row)
-        self._runner.resolved(row.execution_id)
+        self._runner.claims.resolved(row.execution_id)
         if not is_recorded or row.stretch is None:
             return stretch.first
         self._telemetry.not_run(row)
@@ -201,7 +232,7 @@ class Cases:
         if row.execution_id in self._runner.executions:
             return False  # it runs here
         is_recorded = await self._ledger.record(row)
-        self._runner.resolved(row.execution_id)
+        self._runner.claims.resolved(row.execution_id)
         if not is_recorded or await self._gave_way(row):
             return False
         self._telemetry.not_run(row)
@@ -216,7 +247,7 @@ class Cases:
             return False
         slot = row.scheduled_for
         for _ in range(_LOOKS):
-            covering = await self._ledger.covering(row.agent_id, slot)
+            covering = await self._stretches.ask((row.agent_id, slot))
             if all(slots.is_final(self._clock()) for slots in covering):
                 break
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
@@ -248,6 +279,13 @@ def _before_others(stretch: Stretch, known: Sequence[TakenSlots], timetable: Tim
         return stretch
     last = timetable.latest_slot(others[0] - _TICK) or stretch.first
     return Stretch(stretch.first, last, timetable.count(stretch.first, last))
+
+
+def _instants_around(case: Case, slot: datetime) -> Sequence[datetime]:
+    before = slot.replace(microsecond=0)
+    after = before + timedelta(seconds=1)
+    instants = [] if _is_seen_on(case.document, before, slot) else [before]
+    return [*instants, after] if case.now > after else instants
 
 
 def _is_seen_on(document: AgentDocument, since: datetime, until: datetime) -> bool:

@@ -1,13 +1,13 @@
 """What is to be done about slots that have come due: what may start, and why the rest may not."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 
 from service.cases import Case, Cases
 from service.domain.catch_up import DueSlots, due_slots, first_gap
-from service.domain.execution import Reason, Trigger, execution_id_of
+from service.domain.execution import Fire, Reason, Trigger, execution_id_of
 from service.domain.jobs import Desired, JobSpec, JobState, Past, stored_of
 from service.domain.planning import past_of
 from service.domain.schedule import Timetable
@@ -54,6 +54,40 @@ class Decisions:
         self._runner = runner
         self._cases = cases
 
+    async def plain_starts(self, fires: Sequence[Fire]) -> Sequence[tuple[Case, Start] | None]:
+        """What may start of slots that have just come due, where nothing else is to be recorded.
+
+        None for those at which `next_start` has to look closer.
+        """
+        found: list[tuple[Case, Start] | None] = []
+        async for case in self._cases.look_all(fires):
+            start = self._plain_start(case)
+            found.append(None if start is None else (case, start))
+        late = {
+            place: (pair[0], pair[1].slot)
+            for place, pair in enumerate(found)
+            if pair is not None and _is_late(pair[0], pair[1].slot)
+        }
+        were_off = await self._cases.were_off(list(late.values()))
+        for place, was_off in zip(late, were_off, strict=True):
+            if was_off:
+                found[place] = None
+        return found
+
+    def _plain_start(self, case: Case) -> Start | None:
+        desired = case.desired
+        if not isinstance(desired, Desired) or desired.state is not JobState.SCHEDULED:
+            return None
+        assert desired.spec is not None
+        past = self._past(case, desired)
+        if past.accepted_at is None or desired.spec.skip_next:
+            return None
+        timetable = desired.spec.timetable(past.accepted_at)
+        slots = self._decided(case, desired.spec, timetable, past)
+        if slots is None or not slots.is_on_time:
+            return None
+        return self._start(case, desired.spec, timetable, slots)
+
     async def next_start(
         self, case: Case, queued: datetime | None, held: Reason | None, *, has_turn: bool
     ) -> Start | None:
@@ -84,7 +118,7 @@ class Decisions:
         if start is not None and start.trigger is Trigger.CATCH_UP and not has_turn:
             return start  # to be looked at again when its turn has come
         await self._record_not_run(case, timetable, slots, held)
-        if start is not None and case.now - start.slot > _REMEMBERED_FROM:
+        if start is not None and _is_late(case, start.slot):
             return await self._unless_off(case, start)
         return start
 
@@ -114,15 +148,7 @@ class Decisions:
         if queued is not None:
             start = (queued, Trigger.SCHEDULE)
             return DueSlots((start,), None, queued) if timetable.has(queued) else None
-        decide = partial(
-            due_slots,
-            spec,
-            timetable,
-            now=case.now,
-            serving_since=self.serving_since,
-            left_out=past.skipped_slot if spec.skip_next else None,
-        )
-        slots = decide(case.fire.due_at)
+        slots = self._decided(case, spec, timetable, past)
         if slots is None or slots.is_on_time:
             return slots
         # After an outage, or a long sleep: some of these may have their rows already.
@@ -131,10 +157,29 @@ class Decisions:
         first, taken_from = first_gap(timetable, case.fire.due_at, taken)
         if first > case.now:
             return DueSlots((), None, slots.last)  # all of them have
-        return decide(first, taken_from=taken_from)
+        return self._decided(case, spec, timetable, past, first, taken_from)
+
+    def _decided(
+        self,
+        case: Case,
+        spec: JobSpec,
+        timetable: Timetable,
+        past: Past,
+        first: datetime | None = None,
+        taken_from: datetime | None = None,
+    ) -> DueSlots | None:
+        return due_slots(
+            spec,
+            timetable,
+            first or case.fire.due_at,
+            now=case.now,
+            serving_since=self.serving_since,
+            left_out=past.skipped_slot if spec.skip_next else None,
+            taken_from=taken_from,
+        )
 
     def _is_doubtful(self, case: Case, slot: datetime) -> bool:
-        return self._runner.is_doubtful(
+        return self._runner.claims.is_doubtful(
             execution_id_of(case.fire.agent_id, slot, case.fire.trigger)
         )
 
@@ -174,6 +219,11 @@ class Decisions:
             await self._cases.skip(case, slots.skipped, Reason.SKIP_NEXT)
         if not slots.starts:
             self._jobs.settle(agent_id, slots.last)
+
+
+def _is_late(case: Case, slot: datetime) -> bool:
+    """Tell whether a start is held against what the document said when its slot came due."""
+    return case.now - slot > _REMEMBERED_FROM
 
 
 def _is_undecided(spec: JobSpec, past: Past) -> bool:

@@ -96,7 +96,7 @@ class Mending:
             run
             for run in await self._ledger.running_of(self._runner.owner)
             if run.execution_id not in self._runner.executions
-            and not self._runner.is_doubtful(run.execution_id)
+            and not self._runner.claims.is_doubtful(run.execution_id)
             and run.started_at < before
         ]
 
@@ -130,7 +130,7 @@ class Mending:
             return False
         next_slot = job.timetable.next_slot(case.now) if job.timetable is not None else None
         self._telemetry.run_taken_over(orphan)
-        await self._cases.resume(case, orphan, next_slot)
+        await self._runner.start(self._cases.resumption(case, orphan, next_slot))
         return True
 
 

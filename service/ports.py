@@ -96,16 +96,13 @@ class Agents(Protocol):
         They are at least as new as any change that the watch has delivered. Raises Unavailable.
         """
 
-    async def read_one(self, key: DocumentKey) -> AgentDocument:
-        """The same for one; those who ask at the same time ask in one query."""
-
     async def as_of(
-        self, document: AgentDocument, instants: Sequence[datetime]
-    ) -> Sequence[AgentDocument | None]:
-        """The document as it was at these instants, whole seconds; None where nobody remembers.
+        self, asked: Sequence[tuple[AgentDocument, Sequence[datetime]]]
+    ) -> Sequence[Sequence[AgentDocument | None]]:
+        """Each document as it was at its instants, whole seconds; None where nobody remembers.
 
         The server does for some minutes. The same object where it was the same, statistics aside.
-        Those who ask at the same time ask in one query for each instant. Raises Unavailable.
+        One query for each instant. Raises Unavailable.
         """
 
     async def find(self, agent_ids: Sequence[str] | None) -> Sequence[AgentDocument]:
@@ -219,11 +216,11 @@ class TakenSlots:
 class Ledger(Protocol):
     """The collection `councilor_executions`: one row a slot."""
 
-    async def open(self, execution: Execution) -> Claim:
-        """Claim a slot by inserting its row, acknowledged by the majority.
+    async def open_all(self, executions: Sequence[Execution]) -> Sequence["Claim | ServiceError"]:
+        """Claim slots by inserting their rows, acknowledged by the majority.
 
-        Raises Unavailable where it is unknown whether the row is there: ask again, with the same
-        execution. Raises Refused.
+        What became of each: Unavailable where it is unknown whether the row is there (ask again,
+        with the same execution), or Refused.
         """
 
     async def note_attempts(self, execution: Execution, attempts: Sequence[Attempt]) -> bool:
@@ -290,8 +287,13 @@ class Ledger(Protocol):
         Unavailable.
         """
 
-    async def covering(self, agent_id: str, slot: datetime) -> Sequence[TakenSlots]:
-        """The rows of stretches that this slot is in, beyond their first. Raises Unavailable."""
+    async def covering(
+        self, slots: Sequence[tuple[str, datetime]]
+    ) -> Sequence[Sequence[TakenSlots]]:
+        """For each slot of an agent, the rows of stretches that it is in, beyond their first.
+
+        Raises Unavailable.
+        """
 
     async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
         """Those of these executions that have a row. Raises Unavailable."""

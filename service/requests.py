@@ -66,7 +66,7 @@ class Requests:
 
     async def _is_answered(self, fire: Fire, *, is_stale: bool) -> bool:
         """False where the run has to wait for the end of another."""
-        is_ours = self._runner.is_doubtful(fire.execution_id)
+        is_ours = self._runner.claims.is_doubtful(fire.execution_id)
         if not is_ours and await self._standby.is_taken(fire):
             return True
         await self._breaker.let_through()
@@ -82,7 +82,8 @@ class Requests:
             return True
         job = self._jobs.of_agent(fire.agent_id)
         next_slot = job.timetable.next_slot(case.now) if job and job.timetable else None
-        claim = await self._cases.claim(case, fire.due_at, Trigger.MANUAL, next_slot)
+        launch = self._cases.launch(case, fire.due_at, Trigger.MANUAL, next_slot)
+        claim = await self._runner.start(launch)
         return claim is not Claim.OVERLAPS
 
     async def _may_run(self, case: Case, *, is_stale: bool) -> bool:

@@ -1,16 +1,17 @@
-"""One run from its claim to its closed ledger row: claim, call Conductor, judge, record."""
+"""One run from its place to its closed ledger row: claim, call Conductor, judge, record."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
-from time import monotonic
+from typing import Any, TypeVar
 
 import structlog
 
-from service.calling import PROMPT_SECONDS, Called, Caller
+from service.batching import Batcher, BatchPolicy
+from service.calling import Called, Caller
+from service.claims import Answered, Claims, Launch
 from service.domain.councilor import DocumentKey
 from service.domain.execution import (
     Attempt,
@@ -20,7 +21,6 @@ from service.domain.execution import (
     Outcome,
     Reason,
     Status,
-    Trigger,
     interrupted,
 )
 from service.domain.severity import Severity, SeverityRule, severity_of
@@ -30,15 +30,16 @@ from service.telemetry import Telemetry
 
 log = structlog.get_logger()
 
+_T = TypeVar("_T")
+
 _JUDGED = 64 * 1024
 """How much of a long output's beginning, and of its end, decides about its severity."""
 _SHORT = 1_000
 """An output of which it takes longer to give it to a thread."""
 _LOOK_AGAIN_SECONDS = 1.0
 _STARTS_AT_ONCE = 400
-_LATE_MS = 1_000
-_ON_TIME = timedelta(seconds=3)
-"""Longer than a claim may take: no slot after it can come due meanwhile."""
+_BEGUN_AT_ONCE = 20
+"""Runs that begin before the event loop may turn to something else."""
 _NOT_CALLED = "the service stopped before it called Conductor"
 _STOPPED = "the service stopped before Conductor answered; what it made of it is not known"
 
@@ -59,6 +60,7 @@ class Runner:
     def __init__(
         self,
         ledger: Ledger,
+        claims: Claims,
         caller: Caller,
         patience: Patience,
         telemetry: Telemetry,
@@ -66,21 +68,22 @@ class Runner:
         *,
         policy: RunPolicy,
         owner: str,
-        require_fit: Callable[[], None],
+        batches: BatchPolicy | None = None,
     ) -> None:
         self.owner = owner
         self.policy = policy
+        self.claims = claims
         self._ledger = ledger
         self._caller = caller
         self._patience = patience
         self._telemetry = telemetry
-        self._require_fit = require_fit
         self._clock = clock
         self._places = asyncio.Semaphore(policy.max_concurrent)
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
-        self._tasks: set[asyncio.Task[None]] = set()
+        # What many start at the same time is claimed as one (DESIGN decision 12).
+        self._launches = Batcher(self.start_all, policy=batches)
+        self._tasks: set[asyncio.Task[object]] = set()
         self._going: dict[str, asyncio.Task[None]] = {}
-        self._doubtful: set[str] = set()
         self._draining = False
         self.executions: set[str] = set()
         """The executions that this process is at, from before their claim to their record."""
@@ -103,51 +106,35 @@ class Runner:
             self._places.release()
             raise
 
+    async def take_places(self, most: int) -> int:
+        """Wait until one more run may start, then take as many places as are free; how many."""
+        await self.take_place()
+        taken = 1
+        while taken < most and not self._places.locked() and not self._starts.locked():
+            await self.take_place()
+            taken += 1
+        return taken
+
     def give_place_back(self) -> None:
         """Leave a place to somebody else."""
         self._starts.release()
         self._places.release()
 
-    async def start(
-        self,
-        execution: Execution,
-        key: DocumentKey,
-        order: Order,
-        *,
-        looked_at: float,
-        orphan: Execution | None = None,
-    ) -> Claim:
-        """Claim the slot and, where it is won, run it in the place that was taken.
+    async def start(self, launch: Launch) -> Claim:
+        """The same for one run; raises what became of it where that is no claim."""
+        return await asyncio.shield(self._launches.ask(launch))
 
-        `looked_at` is when the document was read, by the monotonic clock. With `orphan`, the claim
-        is that run's row, taken over from a dead replica. Answers when the claim is decided, while
-        the run goes on; a caller that is cancelled takes nothing back. Raises Unavailable where
-        that is not known (then it `is_doubtful`, until it is claimed again), where nothing may be
-        started, and while draining; Misconfigured, Refused.
+    async def start_all(self, launches: Sequence[Launch]) -> Sequence[Answered]:
+        """Claim slots and, where they are won, run them in the places that were taken.
+
+        Answers what became of each, as `Claims` says, when the claims are decided, while the runs
+        go on; Unavailable for all while draining. A caller that is cancelled takes nothing back.
         """
-        if execution.execution_id in self.executions:
-            self.give_place_back()
-            return Claim.TAKEN  # by ourselves: its nonce would make the ledger say that we won
-        self.executions.add(execution.execution_id)
-        claimed: asyncio.Future[Claim] = asyncio.get_running_loop().create_future()
-        claim = partial(self._claim, execution, order, looked_at, orphan)
-        work = self._run(execution, key, order, claim, claimed)
-        task = asyncio.create_task(work, name=f"run {execution.execution_id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(claimed)
+        return await asyncio.shield(self._seen_to(self._claimed_and_begun(launches), "claim"))
 
-    def is_doubtful(self, execution_id: str) -> bool:
-        """Tell whether a row of this may be a claim of ours from which nothing was started."""
-        return execution_id in self._doubtful
-
-    def doubt(self, execution_id: str) -> None:
-        """Say that a row of this may be ours, and is not what it shall be."""
-        self._doubtful.add(execution_id)
-
-    def resolved(self, execution_id: str) -> None:
-        """Say that what became of a doubtful claim is on record."""
-        self._doubtful.discard(execution_id)
+    def runs(self, agent_id: str) -> bool:
+        """Tell whether a run of this agent goes on here."""
+        return agent_id in self._going
 
     async def end_of_run(self, agent_id: str) -> bool:
         """Wait for the end of this agent's run; False where none of it goes on in this replica."""
@@ -169,115 +156,82 @@ class Runner:
         """
         self._draining = True
         log.info("drain_started", runs=len(self._tasks))
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout.total_seconds())
-        await cancelled(self._tasks)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout.total_seconds()):
+                while self._tasks:  # a claim that is on its way may become a run
+                    await asyncio.wait(self._tasks)
+        while self._tasks:
+            await cancelled(self._tasks)
         # Also finds a row whose claim was on its way when its run was cancelled.
         with suppress(*PASSING, Refused):
             for execution in await self._ledger.running_of(self.owner):
                 if others_live and execution.is_surely_not_accepted:
                     continue
-                was_called = execution.execution_id not in self._doubtful
+                was_called = not self.claims.is_doubtful(execution.execution_id)
                 said = _STOPPED if was_called else _NOT_CALLED
                 await self._record(execution, None, interrupted(execution, self._clock(), said))
 
-    async def _run(
-        self,
-        execution: Execution,
-        key: DocumentKey,
-        order: Order,
-        claiming: Callable[[], Awaitable[Claim]],
-        claimed: "asyncio.Future[Claim]",
-    ) -> None:
+    def _seen_to(self, work: Coroutine[Any, Any, _T], name: str) -> "asyncio.Task[_T]":
+        """Do this in a task that `drain` waits for."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _claimed_and_begun(self, launches: Sequence[Launch]) -> Sequence[Answered]:
+        """Claim these, but for those that are here already, and begin those that are won."""
+        fresh = [place for place, launch in enumerate(launches) if self._is_new(launch)]
+        answers: list[Answered] = [Claim.TAKEN] * len(launches)
+        # By ourselves, the others: their nonces would make the ledger say that we won.
+        begun = 0
         try:
-            try:
-                claim = await claiming()
-            finally:
+            claims = await self._claims_of([launches[place] for place in fresh])
+            for place, answer in zip(fresh, claims, strict=True):
+                answers[place] = answer
+                if answer is Claim.WON:
+                    self._begin(launches[place])
+                else:
+                    self._forget(launches[place].execution)
                 self._starts.release()
-            if claim is Claim.WON:
-                await self._run_claimed(self._begun(execution), key, order, claimed)
-            else:
-                claimed.set_result(claim)
-        except Exception as error:  # noqa: BLE001 told, or raised where it was asked for
-            if claimed.done():
-                _tell_not_recorded(execution, error)
-            else:
-                claimed.set_exception(error)
-                claimed.exception()  # a caller that was cancelled does not ask for it
+                begun += 1
+                if begun % _BEGUN_AT_ONCE == 0:
+                    await asyncio.sleep(0)
         finally:
-            self.executions.discard(execution.execution_id)
-            self._places.release()
+            for place in fresh[begun:]:  # a fault of ours, or the end
+                self._forget(launches[place].execution)
+                self._starts.release()
+        return answers
 
-    async def _claim(
-        self, execution: Execution, order: Order, looked_at: float, orphan: Execution | None
-    ) -> Claim:
-        if self._draining:
-            raise LookAgain("nothing is started any more")
-        self._require_fit()
-        if orphan is not None:
-            # In doubt, the row is found again like that of any run that nobody is at.
-            is_ours = await self._ledger.take_over(orphan, execution)
-            return Claim.WON if is_ours else Claim.TAKEN
-        try:
-            claim = await self._ledger.open(execution)
-            if claim is Claim.WON and await self._is_covered(execution, order):
-                await self._ledger.withdraw(execution)
-                claim = Claim.TAKEN
-            if claim is Claim.WON:
-                self._require_prompt(looked_at)
-        except PASSING:
-            # The row stays, if it is there: others may have seen it, and gone on. Claimed again,
-            # it is known by its nonce.
-            self._doubtful.add(execution.execution_id)
-            raise
-        self.resolved(execution.execution_id)
-        return claim
-
-    async def _is_covered(self, execution: Execution, order: Order) -> bool:
-        """Tell whether another row stands for this slot among others.
-
-        Another replica may have recorded a stretch of slots as missed while this one was claimed;
-        that looks, too, after it has written. A slot that is on time is in no stretch.
-        """
-        is_on_time = execution.lateness_ms < _LATE_MS
-        is_last = order.retry_until - execution.started_at > _ON_TIME
-        if execution.trigger is Trigger.MANUAL or (is_on_time and is_last):
+    def _is_new(self, launch: Launch) -> bool:
+        execution_id = launch.execution.execution_id
+        if execution_id in self.executions:
+            self.give_place_back()
             return False
-        covering = await self._ledger.covering(execution.agent_id, execution.scheduled_for)
-        if not all(slots.is_final(self._clock()) for slots in covering):
-            raise LookAgain("others record a stretch of slots, this one among them")
-        return bool(covering)
+        self.executions.add(execution_id)
+        return True
 
-    def _require_prompt(self, looked_at: float) -> None:
-        """Return where the claim was acknowledged soon, by a clock that nobody sets.
+    async def _claims_of(self, launches: Sequence[Launch]) -> Sequence[Answered]:
+        if self._draining:
+            return [LookAgain("nothing is started any more")] * len(launches)
+        return await self.claims.claim_all(launches)
 
-        Else this process may have been stopped: the others may take it for dead, and the document
-        may be another.
-        """
-        self._require_fit()
-        took = monotonic() - looked_at
-        if took > PROMPT_SECONDS:
-            raise LookAgain(f"the claim was acknowledged {took:.1f} s after the look")
-
-    def _begun(self, execution: Execution) -> Execution:
-        """The execution with its true start, once its claim is acknowledged."""
+    def _begin(self, launch: Launch) -> None:
+        """Run what was claimed; its claim is acknowledged, and so this is its true start."""
         now = self._clock()
-        *earlier, _ = execution.attempts
-        started_at = execution.started_at if earlier else now
-        return replace(execution, started_at=started_at, attempts=(*earlier, Attempt(now, None)))
-
-    async def _run_claimed(
-        self,
-        execution: Execution,
-        key: DocumentKey,
-        order: Order,
-        claimed: "asyncio.Future[Claim]",
-    ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._going[execution.agent_id] = task
-        claimed.set_result(Claim.WON)
+        *earlier, _ = launch.execution.attempts
+        started_at = launch.execution.started_at if earlier else now
+        attempts = (*earlier, Attempt(now, None))
+        execution = replace(launch.execution, started_at=started_at, attempts=attempts)
+        run = self._run(execution, launch.key, launch.order)
+        self._going[execution.agent_id] = self._seen_to(run, f"run {execution.execution_id}")
         self._telemetry.run_started(execution)
+
+    def _forget(self, execution: Execution) -> None:
+        self.executions.discard(execution.execution_id)
+        self._places.release()
+
+    async def _run(self, execution: Execution, key: DocumentKey, order: Order) -> None:
+        task = asyncio.current_task()
         try:
             outcome = await self._outcome(execution, order)
             if outcome is None:
@@ -289,11 +243,14 @@ class Runner:
                 # A row that stays `running` under a living owner would forbid every later run.
                 _tell_not_recorded(execution, error)
                 await self._record_surely(execution, key, self._crash(outcome.attempts))
+        except Exception as error:  # noqa: BLE001 told
+            _tell_not_recorded(execution, error)
         finally:
             # The next run may have begun already: a row is closed before it is counted.
             if self._going.get(execution.agent_id) is task:
                 del self._going[execution.agent_id]
             self._telemetry.run_left()
+            self._forget(execution)
 
     async def _record_surely(
         self, execution: Execution, key: DocumentKey, outcome: Outcome
@@ -372,7 +329,7 @@ def _tell_not_recorded(execution: Execution, error: Exception) -> None:
         log.error("run_not_recorded", execution_id=execution.execution_id, exc_info=error)
 
 
-async def cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks and wait until they have ended."""
     ending = list(tasks)
     for task in ending:

@@ -1,13 +1,15 @@
 """Sees every slot that comes due through to its row: turns, places, claims, what comes next."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import structlog
 
+from service.batching import Batcher, BatchPolicy
 from service.breaker import Breaker
 from service.cases import Case, Cases
 from service.decisions import Decisions, Start
@@ -18,7 +20,7 @@ from service.domain.jobs import JobSpec
 from service.domain.schedule import Timetable
 from service.pace import Pace
 from service.patience import Patience
-from service.ports import Clock, JobTable, Ledger, Refused
+from service.ports import Clock, JobTable, Ledger, Refused, ServiceError
 from service.requests import Requests
 from service.runner import Runner, cancelled
 from service.standby import Standby
@@ -26,6 +28,10 @@ from service.standby import Standby
 log = structlog.get_logger()
 
 _TICK = timedelta(microseconds=1)
+_BATCHES = BatchPolicy(at_least_seconds=0)
+"""Slots that come due at the same time are handed over at the same time."""
+_TOGETHER_AT_ONCE = 2
+"""Batches of slots that have come due together: one is read while another is claimed."""
 
 
 @dataclass(slots=True)
@@ -36,6 +42,9 @@ class _Known:
     until: datetime | None = None
     held: Reason | None = None
     """What the slot was held back for, if for anything."""
+
+
+_Waiting = tuple[Fire, _Known]
 
 
 class Settler:
@@ -56,6 +65,7 @@ class Settler:
         *,
         failed: Callable[[BaseException], None],
         catch_up_pace: Pace | None = None,
+        batches: BatchPolicy | None = None,
     ) -> None:
         self._ledger = ledger
         self._jobs = jobs
@@ -69,40 +79,113 @@ class Settler:
         self._catch_up_pace = catch_up_pace or Pace()
         self._decisions = decisions
         self._tasks: dict[object, asyncio.Task[None]] = {}
+        self._together: Batcher[_Waiting, None] = Batcher(
+            self._settle_together, at_once=_TOGETHER_AT_ONCE, policy=batches or _BATCHES
+        )
         self._schedules: dict[str, _Known] = {}
+        """Of the agents whose slots are being settled."""
         self._is_stopped = False
         self._failed = failed
 
     def fire(self, fire: Fire) -> None:
         """Settle this slot. While an agent's slots are being settled, later ones join in."""
-        is_request = fire.trigger is Trigger.MANUAL
-        lane = fire if is_request else fire.agent_id
-        going = self._tasks.get(lane)
-        if self._is_stopped or (going is not None and not going.done()):
+        if self._is_stopped:
             return
-        work = self._requests.answer(fire) if is_request else self._settle_due(fire)
-        task = asyncio.create_task(work, name=f"settle {fire.execution_id}")
+        if fire.trigger is Trigger.MANUAL:
+            if fire not in self._tasks:
+                self._see_to(fire, self._requests.answer(fire))
+        elif fire.agent_id not in self._schedules:
+            known = self._known(fire)
+            if self._may_go_along(fire):
+                self._together.tell((fire, known))
+            else:
+                self._see_to(fire.agent_id, self._settle_due(fire, known))
+
+    def _see_to(self, lane: object, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="settle")
         self._tasks[lane] = task
         task.add_done_callback(partial(self._settled, lane))
 
     def _settled(self, lane: object, task: asyncio.Task[None]) -> None:
-        if self._tasks.get(lane) is task:
-            del self._tasks[lane]
-            if isinstance(lane, str):
-                self._schedules.pop(lane, None)
+        del self._tasks[lane]
+        if isinstance(lane, str):
+            self._schedules.pop(lane, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("settle_failed", exc_info=error)
-            self._failed(error)  # a fault of ours: better to start anew than to lose slots
+            self._found_fault(error)
+
+    def _found_fault(self, error: BaseException) -> None:
+        log.error("settle_failed", exc_info=error)
+        self._failed(error)  # a fault of ours: better to start anew than to lose slots
 
     async def stop(self) -> None:
         """Settle nothing more; slots that are open stay so, for the other replicas or the next."""
         self._is_stopped = True
+        await self._together.stop()
         await cancelled(self._tasks.values())
 
-    async def _settle_due(self, fire: Fire) -> None:
+    def _may_go_along(self, fire: Fire) -> bool:
+        """Tell whether nothing is known that keeps this slot from starting just now."""
+        return (
+            self._standby.goes_first(fire.agent_id)
+            and self._is_latest(fire)
+            and not self._breaker.is_holding
+            and not self._runner.claims.is_doubtful(fire.execution_id)
+            and not self._runner.runs(fire.agent_id)
+        )
+
+    async def _settle_together(self, slots: Sequence[_Waiting]) -> Sequence[None]:
+        """Start slots that have come due at the same time, as places for them get free.
+
+        One by one, each of them would be read, claimed and waited for by itself; those of which it
+        turns out that more is to be done are left to that.
+        """
+        left = list(slots)
+        try:
+            while left:
+                if self._runner.is_full:
+                    for _, known in left:
+                        known.held = known.held or Reason.CAPACITY
+                places = await self._runner.take_places(len(left))
+                await self._start_together(left[:places])
+                left = left[places:]
+        except Exception as error:  # noqa: BLE001 told, and the process ends for it
+            self._found_fault(error)
+        return [None] * len(slots)
+
+    async def _start_together(self, slots: Sequence[_Waiting]) -> None:
+        """Start these in the places that were taken."""
+        starts: Sequence[tuple[Case, Start] | None] = [None] * len(slots)
+        try:
+            starts = await self._decisions.plain_starts([fire for fire, _ in slots])
+        except ServiceError:
+            pass  # each for itself, then: it is told of, and tried again
+        finally:
+            for _ in range(starts.count(None)):
+                self._runner.give_place_back()
+        claims = iter(
+            await self._runner.start_all(
+                [
+                    self._cases.launch(case, start.slot, start.trigger, start.before)
+                    for case, start in filter(None, starts)
+                ]
+            )
+        )
+        for (fire, known), found in zip(slots, starts, strict=True):
+            if found is None or next(claims) not in (Claim.WON, Claim.TAKEN):
+                self._see_to(fire.agent_id, self._settle_due(fire, known))
+                continue
+            self._jobs.settle(fire.agent_id, found[1].settles)
+            if known.until is not None:
+                self._see_to(fire.agent_id, self._settle_due(fire, known))
+                continue
+            del self._schedules[fire.agent_id]
+            if (later := self._next_due(fire)) is not None:
+                self.fire(later)
+
+    async def _settle_due(self, fire: Fire, known: _Known) -> None:
         """Settle the agent's slots, oldest first, until none is due."""
         queued: datetime | None = None
-        known, is_first = self._known(fire), True
+        is_first = True
         while True:
             queued = await self._settled_or_queued(fire, known, queued, is_first=is_first)
             if queued is not None:
@@ -110,13 +193,20 @@ class Settler:
                 continue
             if known.until is not None:
                 await self._retried(fire, partial(self._miss_leftovers, fire, known))
-            job = self._jobs.of_agent(fire.agent_id)
-            if job is None or job.next_run_at is None or job.next_run_at > self._clock():
+            later = self._next_due(fire)
+            if later is None:
                 return
-            if job.is_assumed:
-                return  # it fires as soon as its acceptance is known
-            fire = replace(fire, key=job.key, due_at=job.next_run_at)
+            fire = later
             known, is_first = self._known(fire), False
+
+    def _next_due(self, fire: Fire) -> Fire | None:
+        """The agent's next slot, where that has come due by now."""
+        job = self._jobs.of_agent(fire.agent_id)
+        if job is None or job.next_run_at is None or job.next_run_at > self._clock():
+            return None
+        if job.is_assumed:
+            return None  # it fires as soon as its acceptance is known
+        return replace(fire, key=job.key, due_at=job.next_run_at)
 
     async def _settled_or_queued(
         self, fire: Fire, known: _Known, queued: datetime | None, *, is_first: bool
@@ -193,7 +283,8 @@ class Settler:
                 break
             self._runner.give_place_back()
             has_turn = await self._turn(start.before)
-        claim = await self._cases.claim(case, start.slot, start.trigger, start.before)
+        launch = self._cases.launch(case, start.slot, start.trigger, start.before)
+        claim = await self._runner.start(launch)
         return await self._after(case, start, claim, was_queued=queued is not None)
 
     async def _is_left_to_others(self, fire: Fire, *, stands_by: bool) -> bool:
@@ -204,7 +295,7 @@ class Settler:
         while True:
             is_latest = self._is_latest(fire)
             may_be_taken = stands_by or not is_latest
-            if self._runner.is_doubtful(fire.execution_id):
+            if self._runner.claims.is_doubtful(fire.execution_id):
                 may_be_taken = False  # a row of it may be our own
             if may_be_taken and await self._standby.is_taken(fire):
                 return True

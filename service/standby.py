@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from service.batching import Batcher
+from service.batching import Batcher, BatchPolicy
 from service.domain.catch_up import PUNCTUAL
 from service.domain.execution import Fire
 from service.ports import Clock, Ledger
@@ -16,11 +16,22 @@ _HEAD_START = timedelta(seconds=1)
 class Standby:
     """Where `rank` of an agent is r, this replica waits for r seconds after its slot."""
 
-    def __init__(self, ledger: Ledger, rank: Callable[[str], int], clock: Clock) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        rank: Callable[[str], int],
+        clock: Clock,
+        *,
+        batches: BatchPolicy | None = None,
+    ) -> None:
         self._ledger = ledger
         self._rank = rank
         self._clock = clock
-        self._looks = Batcher(self._are_taken)
+        self._looks = Batcher(self._are_taken, policy=batches)
+
+    def goes_first(self, agent_id: str) -> bool:
+        """Tell whether this replica need not wait for another."""
+        return self._rank(agent_id) == 0
 
     async def turn(self, agent_id: str, slot: datetime, *, is_first: bool = True) -> bool:
         """Wait until it is this replica's turn; tells whether others had theirs before.

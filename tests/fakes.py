@@ -34,6 +34,7 @@ from service.ports import (
     LedgerRow,
     Refused,
     ServerState,
+    ServiceError,
     TakenSlots,
     Told,
     Unavailable,
@@ -124,10 +125,6 @@ class FakeAgents:
             raise event
         return [event]
 
-    async def read_one(self, key: DocumentKey) -> AgentDocument:
-        (document,) = await self.read([key])
-        return document
-
     async def read(
         self, keys: Sequence[DocumentKey], *, with_stats: bool = False
     ) -> Sequence[AgentDocument]:
@@ -136,10 +133,13 @@ class FakeAgents:
         return [self._read(key) for key in keys]
 
     async def as_of(
-        self, document: AgentDocument, instants: Sequence[datetime]
-    ) -> Sequence[AgentDocument | None]:
+        self, asked: Sequence[tuple[AgentDocument, Sequence[datetime]]]
+    ) -> Sequence[Sequence[AgentDocument | None]]:
         self.outage.check()
-        return [self._as_of(document.key, instant) for instant in instants]
+        return [
+            [self._as_of(document.key, instant) for instant in instants]
+            for document, instants in asked
+        ]
 
     def _as_of(self, key: DocumentKey, instant: datetime) -> AgentDocument | None:
         past = [(at, fields) for at, fields in self.history.get(key, ()) if at <= instant]
@@ -274,7 +274,17 @@ class FakeLedger:
         self.opened: Callable[[], None] | None = None
         """Called when a claim is won, before its answer arrives."""
 
+    async def open_all(self, executions: Sequence[Execution]) -> Sequence[Claim | ServiceError]:
+        answers: list[Claim | ServiceError] = []
+        for execution in executions:
+            try:
+                answers.append(await self.open(execution))
+            except ServiceError as error:
+                answers.append(error)
+        return answers
+
     async def open(self, execution: Execution) -> Claim:
+        """What becomes of one; tests put their own in its place."""
         self.outage.check()
         if (row := self.rows.get(execution.execution_id)) is not None:
             is_ours = row.get("nonce") == execution.nonce and row["status"] == Status.RUNNING
@@ -409,8 +419,13 @@ class FakeLedger:
         ]
         return sorted((s for s in slots if s.last >= since), key=lambda slots: slots.first)
 
-    async def covering(self, agent_id: str, slot: datetime) -> Sequence[TakenSlots]:
-        return [slots for slots in await self.taken(agent_id, slot) if slots.covers(slot)]
+    async def covering(
+        self, slots: Sequence[tuple[str, datetime]]
+    ) -> Sequence[Sequence[TakenSlots]]:
+        return [
+            [row for row in await self.taken(agent_id, slot) if row.covers(slot)]
+            for agent_id, slot in slots
+        ]
 
     async def discard(self, not_run: NotRun) -> None:
         self.outage.check()

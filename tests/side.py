@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from service.batching import BatchPolicy
 from service.breaker import Breaker, BreakerPolicy
 from service.calling import Caller, RetryPolicy
 from service.cases import Cases
+from service.claims import Claims
 from service.decisions import Decisions
 from service.domain.councilor import SchedulePolicy
 from service.domain.severity import SeverityRule
@@ -25,6 +27,7 @@ POLICY = SchedulePolicy()
 QUICK_BREAKER = BreakerPolicy(failures=3, first_seconds=0.01, longest_seconds=0.02)
 QUICK_RETRIES = RetryPolicy(first=timedelta(milliseconds=1), longest=timedelta(milliseconds=2))
 NO_PACE = timedelta(0)
+AT_ONCE = BatchPolicy(at_least_seconds=0, distance_seconds=0)
 
 
 @dataclass
@@ -61,18 +64,25 @@ class Parts:
         )
         self.runner = Runner(
             self.ledger,
+            Claims(self.ledger, self.clock, require_fit=self._require_fit),
             caller,
             patience,
             self.telemetry,
             self.clock,
             policy=RunPolicy(HALF_HOUR, self.max_concurrent, 100, SeverityRule.WORDS),
             owner="replica-1",
-            require_fit=self._require_fit,
+            batches=AT_ONCE,
         )
         self.cases = Cases(
-            self.agents, self.ledger, self.runner, self.telemetry, self.clock, policy=POLICY
+            self.agents,
+            self.ledger,
+            self.runner,
+            self.telemetry,
+            self.clock,
+            policy=POLICY,
+            batches=AT_ONCE,
         )
-        standby = Standby(self.ledger, self.rank, self.clock)
+        standby = Standby(self.ledger, self.rank, self.clock, batches=AT_ONCE)
         requests = Requests(
             self.cases,
             self.jobs,
@@ -104,6 +114,7 @@ class Parts:
             self.clock,
             failed=self.faults.append,
             catch_up_pace=self.pace,
+            batches=AT_ONCE,
         )
 
     def _require_fit(self) -> None:

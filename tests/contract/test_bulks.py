@@ -19,6 +19,7 @@ from service.adapters.mongo.stats import CountedRun, counted, counted_in
 from service.domain.execution import Claim, Execution
 from service.domain.severity import Severity
 from service.ports import Refused
+from tests.claiming import opened
 from tests.contract.test_ledger import MINUTE, outcome, run_of
 from tests.fakes import NOON
 
@@ -44,17 +45,17 @@ async def test_claims_of_one_bulk_each_get_their_own_answer(
     ledger: MongoLedger, client: Client, database: str
 ) -> None:
     rows = client[database]["executions"]
-    await ledger.open(run_of("taken"))
-    await ledger.open(run_of("busy", minutes=0))
+    await opened(ledger, run_of("taken"))
+    await opened(ledger, run_of("busy", minutes=0))
     validator = {"councilor_id": {"$ne": "refused"}}
     await client[database].command("collMod", "executions", validator=validator)
     claims = await asyncio.gather(
-        ledger.open(run_of("taken", nonce="another")),
-        ledger.open(run_of("fresh")),
-        ledger.open(run_of("busy", minutes=1)),
-        ledger.open(run_of("refused")),
-        ledger.open(run_of("taken")),
-        ledger.open(run_of("fresh too")),
+        opened(ledger, run_of("taken", nonce="another")),
+        opened(ledger, run_of("fresh")),
+        opened(ledger, run_of("busy", minutes=1)),
+        opened(ledger, run_of("refused")),
+        opened(ledger, run_of("taken")),
+        opened(ledger, run_of("fresh too")),
         return_exceptions=True,
     )
     answers = [Refused if isinstance(claim, Refused) else claim for claim in claims]
@@ -70,14 +71,14 @@ async def test_claims_of_one_bulk_each_get_their_own_answer(
 
 
 async def test_two_claims_of_one_slot_in_one_bulk_have_one_winner(ledger: MongoLedger) -> None:
-    claims = await asyncio.gather(*(ledger.open(run_of(nonce=str(n))) for n in range(5)))
+    claims = await asyncio.gather(*(opened(ledger, run_of(nonce=str(n))) for n in range(5)))
     assert sorted(claims) == sorted([Claim.WON, *[Claim.TAKEN] * 4])
 
 
 async def test_a_row_that_cannot_be_sent_fails_for_no_other(ledger: MongoLedger) -> None:
     """The driver refuses a bulk as a whole where it cannot encode one of its rows."""
     odd = run_of("odd", spec_hash=object())
-    asked = (ledger.open(run) for run in (run_of("a"), odd, run_of("b")))
+    asked = (opened(ledger, run) for run in (run_of("a"), odd, run_of("b")))
     async with asyncio.timeout(20):
         claims = await asyncio.gather(*asked, return_exceptions=True)
     assert isinstance(claims[1], Refused)
@@ -115,7 +116,7 @@ async def test_closings_of_one_bulk_each_get_their_own_answer(
     await client[database]["agents"].insert_many(documents)
     runs = [run_of(name) for name in names]
     for run in runs:
-        await ledger.open(run)
+        await opened(ledger, run)
     assert await ledger.take_over(runs[1], replace(runs[1], owner="replica-2", nonce="2"))
     assert await ledger.close(runs[2], key_of("closed"), outcome(completed_at=NOON + MINUTE))
     await ledger.withdraw(runs[3])
@@ -139,7 +140,7 @@ async def test_closing_twice_at_the_same_time_counts_once(
 ) -> None:
     """The answer to the first may have been lost, with its count or before it."""
     await client[database]["agents"].insert_one({"_id": 1, "agent_id": "scout"})
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     close = [ledger.close(run_of(), key_of(1), outcome()) for _ in range(3)]
     assert await asyncio.gather(*close) == [True] * 3
     assert await ledger.close(run_of(), key_of(1), outcome())
@@ -172,7 +173,7 @@ async def ended_runs(client: Client, database: str, count: int) -> Sequence[Exec
     ledger = MongoLedger(client, database, "executions", "agents")
     runs = [run_of(minutes=n) for n in range(count)]
     for run in runs:
-        assert await ledger.open(run) is Claim.WON
+        assert await opened(ledger, run) is Claim.WON
     return runs
 
 
@@ -220,7 +221,7 @@ async def test_statistics_that_change_while_they_are_counted_keep_that_change(
     await client[database]["agents"].insert_one({"_id": 1, "agent_id": "scout", **before})
     meddling = Meddling(ledger._endings._agents, client, database)
     ledger._endings._agents = meddling  # type: ignore[assignment]
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     assert await ledger.close(run_of(), key_of(1), outcome())
     stats = await stats_of(client, database, 1)
     assert meddling.meddled == 1
@@ -252,7 +253,7 @@ async def test_odd_statistics_are_counted_by_the_server_beside_others(
     await agents.insert_many([*documents, {"_id": "new", "agent_id": "new"}])
     names = [*ODD, "new", "deleted"]
     for name in names:
-        await ledger.open(run_of(name))
+        await opened(ledger, run_of(name))
     answers = await asyncio.gather(
         *(ledger.close(run_of(name), key_of(name), outcome()) for name in names)
     )
@@ -318,7 +319,7 @@ async def test_statistics_are_the_same_whoever_counts(client: Client, database: 
 async def test_an_output_that_is_no_text_fails_for_no_other(ledger: MongoLedger) -> None:
     runs = [run_of("a"), run_of("b")]
     for run in runs:
-        await ledger.open(run)
+        await opened(ledger, run)
     said = await asyncio.gather(
         ledger.close(runs[0], None, outcome(output="\ud800")),
         ledger.close(runs[1], None, outcome()),
@@ -330,9 +331,9 @@ async def test_an_output_that_is_no_text_fails_for_no_other(ledger: MongoLedger)
 
 async def test_a_row_that_is_too_large_fails_for_no_other(ledger: MongoLedger) -> None:
     said = await asyncio.gather(
-        ledger.open(run_of("small")),
-        ledger.open(run_of("huge", spec_hash="x" * 17_000_000)),
-        ledger.open(run_of("other")),
+        opened(ledger, run_of("small")),
+        opened(ledger, run_of("huge", spec_hash="x" * 17_000_000)),
+        opened(ledger, run_of("other")),
         return_exceptions=True,
     )
     assert isinstance(said[1], Refused)

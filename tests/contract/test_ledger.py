@@ -25,6 +25,7 @@ from service.domain.execution import (
 )
 from service.domain.severity import Severity
 from service.ports import Ledger, Misconfigured, TakenSlots
+from tests.claiming import opened
 from tests.fakes import NOON, FakeLedger
 
 MINUTE = timedelta(minutes=1)
@@ -86,59 +87,59 @@ def missed(first: int, last: int) -> NotRun:
 
 
 async def test_a_slot_is_won_once(ledger: Ledger) -> None:
-    assert await ledger.open(run_of()) is Claim.WON
-    assert await ledger.open(run_of(nonce="another", owner="replica-2")) is Claim.TAKEN
+    assert await opened(ledger, run_of()) is Claim.WON
+    assert await opened(ledger, run_of(nonce="another", owner="replica-2")) is Claim.TAKEN
 
 
 async def test_a_claim_that_is_asked_for_again_is_still_ours(ledger: Ledger) -> None:
     """After an error nobody knows whether the row is there: the nonce tells."""
-    await ledger.open(run_of())
-    assert await ledger.open(run_of()) is Claim.WON
+    await opened(ledger, run_of())
+    assert await opened(ledger, run_of()) is Claim.WON
 
 
 async def test_a_claim_that_is_withdrawn_leaves_the_slot_free(ledger: Ledger) -> None:
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     await ledger.withdraw(run_of(nonce="another's"))
     assert await ledger.known([run_of().execution_id])
     await ledger.withdraw(run_of())
     assert not await ledger.known([run_of().execution_id])
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     await ledger.close(run_of(), None, outcome())
     await ledger.withdraw(run_of())
     assert await ledger.known([run_of().execution_id])
 
 
 async def test_two_runs_of_one_agent_cannot_overlap(ledger: Ledger) -> None:
-    await ledger.open(run_of(minutes=0))
-    assert await ledger.open(run_of(minutes=1)) is Claim.OVERLAPS
-    assert await ledger.open(run_of("another", minutes=1)) is Claim.WON
+    await opened(ledger, run_of(minutes=0))
+    assert await opened(ledger, run_of(minutes=1)) is Claim.OVERLAPS
+    assert await opened(ledger, run_of("another", minutes=1)) is Claim.WON
 
 
 async def test_the_next_slot_is_free_when_the_run_has_ended(ledger: Ledger) -> None:
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     await ledger.close(run_of(), None, outcome())
-    assert await ledger.open(run_of(minutes=1)) is Claim.WON
+    assert await opened(ledger, run_of(minutes=1)) is Claim.WON
 
 
 async def test_a_slot_that_was_recorded_cannot_be_claimed(ledger: Ledger) -> None:
     assert await ledger.record(missed(0, 0))
-    assert await ledger.open(run_of()) is Claim.TAKEN
+    assert await opened(ledger, run_of()) is Claim.TAKEN
 
 
 async def test_a_slot_that_was_claimed_is_not_recorded_as_missed(ledger: Ledger) -> None:
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     assert not await ledger.record(missed(0, 3))
 
 
 async def test_closing_needs_the_owner_and_its_nonce(ledger: Ledger) -> None:
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     assert not await ledger.close(run_of(owner="zombie"), None, outcome())
     assert not await ledger.close(run_of(nonce="zombie"), None, outcome())
     assert await ledger.running_of("replica-1") == [run_of()]
 
 
 async def test_a_late_result_is_refused_when_the_run_was_closed_for_it(ledger: Ledger) -> None:
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     await ledger.close(run_of(), None, interrupted(run_of(), NOON + MINUTE, "gone"))
     assert not await ledger.close(run_of(), None, outcome())
     (row,) = await ledger.history("scout", 10)
@@ -147,13 +148,13 @@ async def test_a_late_result_is_refused_when_the_run_was_closed_for_it(ledger: L
 
 async def test_closing_twice_the_same_way_says_yes_twice(ledger: Ledger) -> None:
     """The first answer may be lost on its way."""
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     assert await ledger.close(run_of(), None, outcome())
     assert await ledger.close(run_of(), None, outcome())
 
 
 async def test_a_closed_row_says_how_it_ended(ledger: Ledger) -> None:
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     end = outcome(status=Status.ERROR, severity=Severity.ERROR, error="no", reason=Reason.FAILED)
     await ledger.close(run_of(), None, end)
     (row,) = await ledger.history("scout", 10)
@@ -165,9 +166,9 @@ async def test_a_closed_row_says_how_it_ended(ledger: Ledger) -> None:
 
 async def test_taken_are_the_slots_that_have_a_row(ledger: Ledger) -> None:
     assert await ledger.taken("scout", NOON) == []
-    await ledger.open(run_of(minutes=7))
+    await opened(ledger, run_of(minutes=7))
     await ledger.record(missed(1, 5))
-    await ledger.open(run_of("another", minutes=9))
+    await opened(ledger, run_of("another", minutes=9))
     stretch = TakenSlots(NOON + MINUTE, NOON + 5 * MINUTE, provisional_since=missed(1, 5).at)
     run = TakenSlots(NOON + 7 * MINUTE, NOON + 7 * MINUTE)
     assert await ledger.taken("scout", NOON + 3 * MINUTE) == [stretch, run]
@@ -175,7 +176,7 @@ async def test_taken_are_the_slots_that_have_a_row(ledger: Ledger) -> None:
 
 
 async def test_a_run_that_was_asked_for_takes_no_slot(ledger: Ledger) -> None:
-    await ledger.open(run_of(trigger=Trigger.MANUAL))
+    await opened(ledger, run_of(trigger=Trigger.MANUAL))
     assert await ledger.taken("scout", NOON) == []
 
 
@@ -224,7 +225,7 @@ async def test_a_row_that_gives_way_is_gone_unless_it_is_anothers(ledger: Ledger
 async def test_a_claim_that_may_have_arrived_becomes_the_row_that_is_recorded(
     ledger: Ledger,
 ) -> None:
-    await ledger.open(run_of(nonce="ours"))
+    await opened(ledger, run_of(nonce="ours"))
     not_run = replace(missed(0, 0), stretch=None, owner="replica-1")
     assert not await ledger.record(replace(not_run, nonce="another's"))
     assert await ledger.record(replace(not_run, nonce="ours"))
@@ -247,7 +248,7 @@ async def test_a_run_that_has_begun_another_call_meanwhile_is_not_taken_over(
     ledger: Ledger,
 ) -> None:
     """Its owner only slept, between the look at its row and the attempt to take it."""
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     refused = (Attempt(NOON, "cannot connect"),)
     await ledger.note_attempts(run_of(), refused)
     await ledger.note_attempts(run_of(), (*refused, Attempt(NOON, None)))
@@ -256,7 +257,7 @@ async def test_a_run_that_has_begun_another_call_meanwhile_is_not_taken_over(
 
 
 async def test_calls_are_on_record_while_a_run_goes_on(ledger: Ledger) -> None:
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     refused = (Attempt(NOON, "cannot connect"),)
     assert await ledger.note_attempts(run_of(), refused)
     (found,) = await ledger.running_of("replica-1")
@@ -270,7 +271,7 @@ async def test_calls_are_on_record_while_a_run_goes_on(ledger: Ledger) -> None:
 async def test_a_run_is_taken_over_once_and_its_old_owner_has_no_say_any_more(
     ledger: Ledger,
 ) -> None:
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     second = run_of(owner="replica-2", nonce="second")
     assert await ledger.take_over(run_of(), second)
     assert not await ledger.take_over(run_of(), run_of(owner="replica-3", nonce="third"))
@@ -281,14 +282,14 @@ async def test_a_run_is_taken_over_once_and_its_old_owner_has_no_say_any_more(
 
 
 async def test_known_are_those_with_a_row(ledger: Ledger) -> None:
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     other = run_of(minutes=1).execution_id
     assert await ledger.known([run_of().execution_id, other]) == {run_of().execution_id}
 
 
 async def test_latest_is_the_latest_start(ledger: Ledger) -> None:
     for minutes in (0, 2, 1):
-        await ledger.open(run_of(minutes=minutes))
+        await opened(ledger, run_of(minutes=minutes))
         await ledger.close(run_of(minutes=minutes), None, outcome())
     await ledger.record(missed(5, 9))
     latest = await ledger.latest(["scout", "never ran"])
@@ -299,15 +300,15 @@ async def test_latest_is_the_latest_start(ledger: Ledger) -> None:
 
 async def test_history_is_latest_slot_first_and_limited(ledger: Ledger) -> None:
     await ledger.record(missed(5, 9))
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     rows = await ledger.history("scout", 1)
     assert [row.fields["slots_missed"] for row in rows] == [5]
     assert len(await ledger.history("scout", 10)) == 2
 
 
 async def test_orphans_are_the_running_rows_of_nobody_alive(ledger: Ledger) -> None:
-    await ledger.open(run_of("a"))
-    await ledger.open(run_of("b", owner="dead"))
+    await opened(ledger, run_of("a"))
+    await opened(ledger, run_of("b", owner="dead"))
     assert [run.agent_id for run in await ledger.running_of_others(["replica-1"])] == ["b"]
 
 
@@ -322,7 +323,7 @@ async def test_a_run_that_a_crash_kept_from_being_counted_is_counted_once(
     )
     ledger = MongoLedger(client, database, "executions", "agents")
     await ledger.prepare(keep_for=None)
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     await ledger.close(run_of(), None, outcome())
     assert await ledger.count_forgotten(NOON + MINUTE) == 0
     await rows.update_one({}, {"$set": {"counted": False}})  # counted, but the row does not say so
@@ -348,8 +349,8 @@ async def test_a_slot_is_won_once_even_without_indexes_and_they_come_back(
     await ledger.prepare(keep_for=None)
     indexes = set(await rows.index_information())
     await rows.drop()
-    assert await ledger.open(run_of()) is Claim.WON
-    assert await ledger.open(run_of(nonce="another")) is Claim.TAKEN
+    assert await opened(ledger, run_of()) is Claim.WON
+    assert await opened(ledger, run_of(nonce="another")) is Claim.TAKEN
     await ledger.restore_indexes()
     assert set(await rows.index_information()) == indexes
 
@@ -372,7 +373,7 @@ async def test_a_document_that_refuses_statistics_does_without_them(
     ledger = MongoLedger(client, database, "executions", "agents")
     await ledger.prepare(keep_for=None)
     await client[database].command("collMod", "agents", validator={"stats": {}})
-    await ledger.open(run_of())
+    await opened(ledger, run_of())
     assert await ledger.close(run_of(), key_of(document_id), outcome())
     assert await ledger.running_of("replica-1") == []
     (agent,) = await agents.find().to_list(None)
@@ -392,7 +393,7 @@ async def test_what_the_predecessor_left_neither_stops_us_nor_is_lost(
     ledger = MongoLedger(client, database, "executions", "agents")
     for _ in range(2):
         await ledger.prepare(keep_for=timedelta(days=90))
-    assert await ledger.open(run_of()) is Claim.WON
+    assert await opened(ledger, run_of()) is Claim.WON
     assert await ledger.running_of_others([]) == [run_of()]
     history = await ledger.history("scout", 10)
     assert sorted(str(row.fields["reason"]) for row in history) == [

@@ -13,6 +13,7 @@ from service.adapters.mongo.client import connected
 from service.adapters.mongo.ledger import MongoLedger
 from service.domain.execution import Claim, Execution
 from service.ports import Unavailable
+from tests.claiming import opened
 from tests.cluster import Node
 from tests.contract.test_ledger import run_of
 from tests.faults.keeper import Cluster
@@ -80,15 +81,15 @@ async def test_of_two_claims_across_a_partition_one_is_acknowledged(
     async with side_of(cluster.url, database) as a, side_of(cluster.url, database) as b:
         await a.strong.prepare(keep_for=None)
         old = await cut_off(cluster)
-        assert await a.weak.open(claim_of("weak", "a")) is Claim.WON
+        assert await opened(a.weak, claim_of("weak", "a")) is Claim.WON
         with pytest.raises(Unavailable):
-            await a.strong.open(claim_of("strong", "a"))
+            await opened(a.strong, claim_of("strong", "a"))
         await go_on_without(cluster, old)
-        assert await b.weak.open(claim_of("weak", "b")) is Claim.WON
-        assert await b.strong.open(claim_of("strong", "b")) is Claim.WON
+        assert await opened(b.weak, claim_of("weak", "b")) is Claim.WON
+        assert await opened(b.strong, claim_of("strong", "b")) is Claim.WON
         old.thaw()
         await cluster.restore()
-        assert await a.strong.open(claim_of("strong", "a")) is Claim.TAKEN
+        assert await opened(a.strong, claim_of("strong", "a")) is Claim.TAKEN
 
 
 LOST_ANSWERS = [

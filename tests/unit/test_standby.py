@@ -136,7 +136,7 @@ async def test_a_claim_that_took_long_is_taken_back_and_looked_at_again(
     """By a clock that nobody sets, so neither a step nor a sleep of the machine hides it."""
     now = [0.0]
     monkeypatch.setattr("service.cases.monotonic", lambda: now[0])
-    monkeypatch.setattr("service.runner.monotonic", lambda: now[0])
+    monkeypatch.setattr("service.claims.monotonic", lambda: now[0])
     async with ended(Side()) as side:
         side.promote()
         side.ledger.opened = lambda: now.__setitem__(0, now[0] + 2.5)

@@ -22,7 +22,6 @@ from service.adapters.mongo.verdicts import (
     verdict_update,
 )
 from service.adapters.mongo.watch import OpenWatch, opened_stream
-from service.batching import Batcher
 from service.domain.config import instant_from
 from service.domain.councilor import DocumentKey
 from service.domain.jobs import AgentDocument, Listed
@@ -79,9 +78,6 @@ class MongoAgents:
         )
         self._documents = cast("RawCollection", collected)  # Motor's stub forgets the codec
         self._seen: Timestamp | None = None
-        # What many slots ask for at the same time is sent as one (DESIGN decision 12).
-        self._reads = Batcher(self.read)
-        self._memories = Batcher(self._remember)
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[OpenWatch]:
@@ -97,9 +93,6 @@ class MongoAgents:
             document = document_of(raw, self._seal)
             found[document.key] = document
         return [found.get(key) or AgentDocument(key, None) for key in keys]
-
-    async def read_one(self, key: DocumentKey) -> AgentDocument:
-        return await self._reads.ask(key)
 
     async def _found(
         self, keys: Sequence[DocumentKey], projection: Mapping[str, int]
@@ -135,11 +128,6 @@ class MongoAgents:
         return [document.raw for document in reply["cursor"]["firstBatch"]]
 
     async def as_of(
-        self, document: AgentDocument, instants: Sequence[datetime]
-    ) -> Sequence[AgentDocument | None]:
-        return await self._memories.ask((document, instants))
-
-    async def _remember(
         self, asked: Sequence[tuple[AgentDocument, Sequence[datetime]]]
     ) -> Sequence[Sequence[AgentDocument | None]]:
         found: dict[datetime, Mapping[DocumentKey, bytes] | None] = {}

@@ -9,7 +9,7 @@ from pymongo import ASCENDING, DESCENDING, InsertOne, ReadPreference
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from service.adapters.mongo.bulks import UNWRITABLE, meaning_of, write_all
+from service.adapters.mongo.bulks import UNWRITABLE, Failure, meaning_of, write_all
 from service.adapters.mongo.client import DURABLE, Client, translated
 from service.adapters.mongo.endings import Count, Ending, Endings
 from service.adapters.mongo.indexes import expire_after, restore_indexes
@@ -38,7 +38,7 @@ from service.domain.execution import (
     Trigger,
 )
 from service.domain.severity import Severity
-from service.ports import LedgerRow, TakenSlots, Unavailable
+from service.ports import LedgerRow, ServiceError, TakenSlots, Unavailable
 
 _FOREIGN_RUN = {"status": Status.RUNNING.value, "owner": {"$not": {"$type": "string"}}}
 _FOREIGN_END = {
@@ -76,7 +76,6 @@ class MongoLedger:
         self._inserts: Batcher[dict[str, Any], None] = Batcher(self._insert_all)
         self._closings = Batcher(self._endings.close_all, weight=lambda ending: ending.weight)
         self._lookups = Batcher(self._look_up)
-        self._stretches = Batcher(self._look_for_stretches)
         self._owners = Batcher(self._running_owners)
         self._earliest = Batcher(self._taken_since, most=1, at_once=_SINGLES_AT_ONCE)
         self._notes = Batcher(self._note_one, most=1, at_once=_SINGLES_AT_ONCE)
@@ -96,24 +95,26 @@ class MongoLedger:
     async def restore_indexes(self) -> None:
         await restore_indexes(self._rows)
 
-    async def open(self, execution: Execution) -> Claim:
+    async def open_all(self, executions: Sequence[Execution]) -> list[Claim | ServiceError]:
+        written = await write_all(
+            self._rows, [InsertOne(running_row(execution)) for execution in executions]
+        )
+        if written.is_whole:
+            return [Claim.WON] * len(executions)
+        failed = [
+            execution.execution_id
+            for execution, failure in zip(executions, written.failures, strict=True)
+            if isinstance(failure, PyMongoError)
+        ]
         try:
-            await self._inserts.ask(running_row(execution))
-        except UNWRITABLE as error:
-            raise meaning_of(error) from error
-        except PyMongoError as error:
-            # The row may be there all the same, and be ours: an error says nothing (FAULTS 0.8).
-            row = await self._lookups.ask(execution.execution_id)
-            if row is not None:
-                is_running = row.get("status") == Status.RUNNING
-                is_ours = row.get("nonce") == execution.nonce and is_running
-                return Claim.WON if is_ours else Claim.TAKEN
-            if isinstance(error, DuplicateKeyError) and _is_overlap(error):
-                return Claim.OVERLAPS
-            if isinstance(error, DuplicateKeyError):
-                raise Unavailable(_NOT_COMMON_YET) from error
-            raise meaning_of(error) from error
-        return Claim.WON
+            # A row may be there all the same, and be ours: an error says nothing (FAULTS 0.8).
+            rows = dict(zip(failed, await self._look_up(failed), strict=True))
+        except ServiceError as error:
+            return [error if failure else Claim.WON for failure in written.failures]
+        return [
+            _claim_of(execution, failure, rows.get(execution.execution_id))
+            for execution, failure in zip(executions, written.failures, strict=True)
+        ]
 
     async def _insert_all(self, rows: Sequence[dict[str, Any]]) -> Sequence[Exception | None]:
         written = await write_all(self._rows, [InsertOne(row) for row in rows])
@@ -245,9 +246,6 @@ class MongoLedger:
             earliest = rows.sort("scheduled_for", ASCENDING).limit(_MOST_TAKEN)
             return [[taken_by(row) async for row in earliest]]
 
-    async def covering(self, agent_id: str, slot: datetime) -> Sequence[TakenSlots]:
-        return await self._stretches.ask((agent_id, slot))
-
     async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
         wanted = {"execution_id": {"$in": list(execution_ids)}}
         with translated():
@@ -290,7 +288,7 @@ class MongoLedger:
             rows = {row["execution_id"]: row async for row in self._rows.find(wanted, fields)}
         return [rows.get(execution_id) for execution_id in execution_ids]
 
-    async def _look_for_stretches(
+    async def covering(
         self, slots: Sequence[tuple[str, datetime]]
     ) -> Sequence[Sequence[TakenSlots]]:
         wanted = {
@@ -306,6 +304,21 @@ class MongoLedger:
             [stretch for stretch in found[agent_id] if stretch.covers(slot)]
             for agent_id, slot in slots
         ]
+
+
+def _claim_of(
+    execution: Execution, failure: Failure | None, row: Mapping[str, Any] | None
+) -> Claim | ServiceError:
+    """What became of a claim; where it was answered by an error, from the row that is there."""
+    if failure is None:
+        return Claim.WON
+    if row is not None:
+        is_running = row.get("status") == Status.RUNNING
+        is_ours = row.get("nonce") == execution.nonce and is_running
+        return Claim.WON if is_ours else Claim.TAKEN
+    if isinstance(failure, DuplicateKeyError):
+        return Claim.OVERLAPS if _is_overlap(failure) else Unavailable(_NOT_COMMON_YET)
+    return meaning_of(failure)
 
 
 def _is_overlap(error: DuplicateKeyError) -> bool:
