@@ -68,8 +68,9 @@ class Caller:
         The last of `execution.attempts` is the call that its claim has put on record.
         """
         attempts = execution.attempts
+        call = order  # of which the time has just begun
         while True:
-            answer = await self._conductor.execute(self._bounded(order))
+            answer = await self._conductor.execute(call)
             self._breaker.saw(answer)
             failure = answer.failure
             attempts = _ended(attempts, failure.text if failure is not None else None)
@@ -87,7 +88,7 @@ class Caller:
                 return None
             if not self._is_in_time(asked, order):
                 return Called(answer, attempts)
-            attempts = again
+            attempts, call = again, self._bounded(order)
 
     def _is_in_time(self, asked: float, order: Order) -> bool:
         """Tell whether a call that is on record may be made still: soon after, and in its time.
@@ -130,4 +131,4 @@ class Caller:
 
 
 def _ended(attempts: tuple[Attempt, ...], error: str | None) -> tuple[Attempt, ...]:
-    return (*attempts[:-1], replace(attempts[-1], error=error))
+    return attempts if error is None else (*attempts[:-1], replace(attempts[-1], error=error))

@@ -70,7 +70,7 @@ class Cases:
         self._clock = clock
         self._policy = policy
         # What many slots ask for at the same time is sent as one (DESIGN decision 12).
-        self._reads = Batcher(agents.read, policy=batches)
+        self._reads = Batcher(agents.look, policy=batches)
         self._memories = Batcher(agents.as_of, policy=batches)
         self._stretches = Batcher(ledger.covering, policy=batches)
 
@@ -85,7 +85,7 @@ class Cases:
     async def look_all(self, fires: Sequence[Fire]) -> AsyncIterator[Case]:
         """The same for many, in their order."""
         now, looked_at = self._clock(), monotonic()
-        documents = await self._agents.read([fire.key for fire in fires])
+        documents = await self._agents.look([fire.key for fire in fires])
         for place, (fire, document) in enumerate(zip(fires, documents, strict=True)):
             if place % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)

@@ -96,10 +96,13 @@ class Agents(Protocol):
         They are at least as new as any change that the watch has delivered. Raises Unavailable.
         """
 
+    async def look(self, keys: Sequence[DocumentKey]) -> Sequence[AgentDocument]:
+        """The same, with nothing in `councilor_status` but what slots are settled by."""
+
     async def as_of(
         self, asked: Sequence[tuple[AgentDocument, Sequence[datetime]]]
     ) -> Sequence[Sequence[AgentDocument | None]]:
-        """Each document as it was at its instants, whole seconds; None where nobody remembers.
+        """Each document, as `look` has it, at its instants, whole seconds; None: not remembered.
 
         The server does for some minutes. The same object where it was the same, statistics aside.
         One query for each instant. Raises Unavailable.
@@ -159,6 +162,10 @@ class JobTable(Protocol):
 
     def counts(self) -> Mapping[JobState, int]:
         """How many jobs there are in each state, at no cost."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Tell whether slots have come due that `Fired` has not been told of yet."""
 
     def settle(self, agent_id: str, slot: datetime) -> None:
         """Say that every slot up to this one has its ledger row."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from service.ports import JobTable, ServiceError, StoredJobs
 
 _COLLECT_SECONDS = 0.02
+_MANY, _BUSY_SECONDS = 50, 0.2
+"""Where so many change within one pause, they are collected for longer."""
 _LONGEST_PAUSE = 1.0
 _BULK = 1_000
 
@@ -35,13 +37,14 @@ class Projection:
         while True:
             await self._has_changed.wait()
             await asyncio.sleep(pause)
+            is_busy = len(self._changed) >= _MANY
             try:
                 await self.flush()
             except ServiceError as error:
                 self._failed(str(error))
                 pause = min(pause * 3, _LONGEST_PAUSE)
             else:
-                pause = _COLLECT_SECONDS
+                pause = _BUSY_SECONDS if is_busy else _COLLECT_SECONDS
 
     async def flush(self) -> None:
         """Write everything that is marked. Raises Unavailable, Refused; it stays marked then."""

@@ -28,8 +28,10 @@ from service.standby import Standby
 log = structlog.get_logger()
 
 _TICK = timedelta(microseconds=1)
-_BATCHES = BatchPolicy(at_least_seconds=0)
+_BATCHES = BatchPolicy(at_least_seconds=0, distance_seconds=0.01)
 """Slots that come due at the same time are handed over at the same time."""
+_HANDED_OVER_FIRST = timedelta(seconds=0.2)
+"""For so long, what else is due is handed over before anything starts."""
 _TOGETHER_AT_ONCE = 2
 """Batches of slots that have come due together: one is read while another is claimed."""
 
@@ -96,7 +98,7 @@ class Settler:
                 self._see_to(fire, self._requests.answer(fire))
         elif fire.agent_id not in self._schedules:
             known = self._known(fire)
-            if self._may_go_along(fire):
+            if self._may_go_along(fire, known):
                 self._together.tell((fire, known))
             else:
                 self._see_to(fire.agent_id, self._settle_due(fire, known))
@@ -123,11 +125,11 @@ class Settler:
         await self._together.stop()
         await cancelled(self._tasks.values())
 
-    def _may_go_along(self, fire: Fire) -> bool:
+    def _may_go_along(self, fire: Fire, known: _Known) -> bool:
         """Tell whether nothing is known that keeps this slot from starting just now."""
         return (
             self._standby.goes_first(fire.agent_id)
-            and self._is_latest(fire)
+            and self._is_latest(fire, known.timetable)
             and not self._breaker.is_holding
             and not self._runner.claims.is_doubtful(fire.execution_id)
             and not self._runner.runs(fire.agent_id)
@@ -140,6 +142,9 @@ class Settler:
         turns out that more is to be done are left to that.
         """
         left = list(slots)
+        (first, _), *_ = slots
+        while self._waits_for_more(first):
+            await asyncio.sleep(0)  # each round of the loop hands more of them over
         try:
             while left:
                 if self._runner.is_full:
@@ -151,6 +156,9 @@ class Settler:
         except Exception as error:  # noqa: BLE001 told, and the process ends for it
             self._found_fault(error)
         return [None] * len(slots)
+
+    def _waits_for_more(self, first: Fire) -> bool:
+        return self._jobs.is_behind and self._clock() - first.due_at < _HANDED_OVER_FIRST
 
     async def _start_together(self, slots: Sequence[_Waiting]) -> None:
         """Start these in the places that were taken."""
@@ -293,7 +301,8 @@ class Settler:
         Slots that have piled up are left to the replica that does: one of them may wait there.
         """
         while True:
-            is_latest = self._is_latest(fire)
+            job = self._jobs.of_agent(fire.agent_id)
+            is_latest = self._is_latest(fire, job.timetable if job is not None else None)
             may_be_taken = stands_by or not is_latest
             if self._runner.claims.is_doubtful(fire.execution_id):
                 may_be_taken = False  # a row of it may be our own
@@ -306,13 +315,13 @@ class Settler:
                 return False
             await self._runner.wait_for_agent(fire.agent_id)
 
-    def _is_latest(self, fire: Fire) -> bool:
+    def _is_latest(self, fire: Fire, timetable: Timetable | None) -> bool:
         """Tell whether no slot has come due since this one, which is on time."""
-        job, now = self._jobs.of_agent(fire.agent_id), self._clock()
-        if job is None or job.timetable is None:
+        if timetable is None:
             return True
+        now = self._clock()
         is_on_time = now - fire.due_at <= PUNCTUAL and fire.due_at >= self._decisions.serving_since
-        return is_on_time and job.timetable.next_slot(fire.due_at) > now
+        return is_on_time and timetable.next_slot(fire.due_at) > now
 
     async def _take_place(
         self, fire: Fire, queued: datetime | None, known: _Known, *, has_turn: bool

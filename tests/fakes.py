@@ -132,6 +132,9 @@ class FakeAgents:
         self.reads.extend(keys)
         return [self._read(key) for key in keys]
 
+    async def look(self, keys: Sequence[DocumentKey]) -> Sequence[AgentDocument]:
+        return await self.read(keys)
+
     async def as_of(
         self, asked: Sequence[tuple[AgentDocument, Sequence[datetime]]]
     ) -> Sequence[Sequence[AgentDocument | None]]:
@@ -544,6 +547,10 @@ class FakeJobTable:
 
     def counts(self) -> Mapping[JobState, int]:
         return Counter(job.state for job in self.jobs.values())
+
+    @property
+    def is_behind(self) -> bool:
+        return False
 
     def settle(self, agent_id: str, slot: datetime) -> None:
         job = self.jobs.get(agent_id)

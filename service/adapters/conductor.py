@@ -1,9 +1,10 @@
 """Conductor over HTTP, in both of its dialects; every ending of a call is a value."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -23,6 +24,7 @@ _LARGEST_ANSWER = 16 * 1024 * 1024
 _LONGEST_MESSAGE = 2_000
 _CONNECT_SECONDS = 10
 _LONGEST_WISH = 86_400
+_CONNECTS_WITHIN = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
 _KEEP_ALIVE_SECONDS = 2
 """Shorter than a server's (uvicorn: 5 s): a request on a connection that the server is just closing
 would fail, and could not be told from one that was accepted."""
@@ -67,7 +69,10 @@ class HttpConductor:
 
     async def execute(self, order: Order) -> Answer:
         try:
-            async with self._posted(order) as response:
+            async with (
+                asyncio.timeout(order.timeout.total_seconds()),
+                self._posted(order) as response,
+            ):
                 body = await response.content.read(_LARGEST_ANSWER + 1)
                 while len(body) <= _LARGEST_ANSWER and (more := await response.content.readany()):
                     body += more
@@ -121,20 +126,15 @@ class HttpConductor:
             is_down=http_status in _NOBODY_BEHIND,
         )
 
-    @asynccontextmanager
-    async def _posted(self, order: Order) -> AsyncIterator[aiohttp.ClientResponse]:
+    def _posted(self, order: Order) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         request = request_for(order, self._base_url, self._dialect, self._cwd)
-        bounded = aiohttp.ClientTimeout(
-            total=order.timeout.total_seconds(), sock_connect=_CONNECT_SECONDS
-        )
-        async with self._session.post(
+        return self._session.post(
             request.url,
             data=orjson.dumps(request.body, default=str),
-            headers={**request.headers, "Content-Type": "application/json"},
-            timeout=bounded,
+            headers=request.headers,
+            timeout=_CONNECTS_WITHIN,
             allow_redirects=False,
-        ) as response:
-            yield response
+        )
 
     @property
     def _shown_url(self) -> str:
@@ -148,13 +148,16 @@ async def connected(
 ) -> AsyncIterator[HttpConductor]:
     """A Conductor client with its own connections, closed at the end."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS)
-    async with aiohttp.ClientSession(connector=connector) as session:
+    # Nothing that one agent's answer sets goes along with another's request.
+    cookies = aiohttp.DummyCookieJar()
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=cookies) as session:
         yield HttpConductor(session, base_url, dialect, cwd)
 
 
 def request_for(order: Order, base_url: str, dialect: Dialect, cwd: str | None) -> Request:
     """The request of CONTRACT section 5 for an order."""
     headers = {
+        "Content-Type": "application/json",
         "Idempotency-Key": _header(order.execution_id),
         "X-Councilor-Scheduled-For": order.scheduled_for.isoformat(),
     }

@@ -87,15 +87,16 @@ def _one(deployment: Deployment, n: int, options: Options) -> Mapping[str, float
         instance.reset()
         closed = wait_closed(database, n)
         instance.wait_logged("run_finished", n, seconds_for(n))
-        stall_ms = instance.longest_stall_ms
+        report = instance.report()
         times = _times_of(instance, slot)
         instance.stop()
     require_each_once(database, n)
     calls = deployment.calls()
     return {
         **times,
+        "handed_seconds": report["handed_over_at"] - slot.timestamp(),
         "closed_seconds": (closed - slot).total_seconds(),
-        "stall_ms": stall_ms,
+        "stall_ms": report["longest_stall_ms"],
         "duplicates": calls["duplicates"],
         "rows_off": calls["calls"] - n,
         "runs_per_second": n / times["counted_seconds"],
@@ -128,6 +129,7 @@ HERD = Benchmark(
     "all due in one minute, Conductor answers at once; stock: a coroutine that notes the time",
     (10_000,),
     (
+        Row("handed_seconds", "slot to last timer handled", "s", "O(n)"),
         Row("first_seconds", "slot to first run_started", "s", "O(1)"),
         Row("started_seconds", "slot to last run_started", "s", "O(n)", "stock_started_seconds"),
         Row("closed_seconds", "slot to last row closed, ±0.2 s", "s", "O(n)", "keeps no record"),

@@ -59,7 +59,11 @@ class Instance:
     @property
     def longest_stall_ms(self) -> float:
         """The longest stall of the loop since the last `reset`."""
-        return float(self._asked(b"report\n")["longest_stall_ms"])
+        return float(self.report()["longest_stall_ms"])
+
+    def report(self) -> Mapping[str, float]:
+        """What the watcher has seen since the last `reset`."""
+        return self._asked(b"report\n")
 
     def wait_ready(self, within: float) -> float:
         """Return the seconds from the start to the first 200 of /readyz."""

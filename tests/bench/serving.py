@@ -18,7 +18,9 @@ from service.app import Stop, serve
 
 # What the command `run` is made of, so that what is measured is what people run.
 from service.cli.running import _run_loop, _stop_on_signals
+from service.domain.execution import Fire
 from service.settings import Settings, settings_from_environment
+from service.settler import Settler
 from service.telemetry import configure_logging
 from tests.bench.watcher import Watcher
 
@@ -28,8 +30,20 @@ async def _served(settings: Settings, watcher: Watcher | None) -> None:
     _stop_on_signals(stop)
     if watcher is not None:
         watcher.start()
+        _watch_fires(watcher)
     async with _controlled(stop, watcher):
         await serve(settings, stop)
+
+
+def _watch_fires(watcher: Watcher) -> None:
+    """Have each slot that is handed over noted."""
+    settle = Settler.fire
+
+    def noted(self: Settler, fire: Fire) -> None:
+        settle(self, fire)
+        watcher.handed_over()
+
+    Settler.fire = noted  # type: ignore[method-assign]
 
 
 @asynccontextmanager

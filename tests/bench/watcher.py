@@ -1,7 +1,9 @@
-"""Sees an event loop stand still: a timer that should come each two milliseconds."""
+"""Sees slots come, and a loop stand still: a timer that should come each two milliseconds."""
 
 import asyncio
 from array import array
+
+from service.app import wall_clock
 
 _EVERY_SECONDS = 0.002
 _BUCKET_SECONDS = 0.000_1
@@ -32,11 +34,20 @@ class Watcher:
     def reset(self) -> None:
         """Forget what was seen so far."""
         self._longest = 0.0
+        self._handed_over_at = 0.0
         self._buckets = array("Q", [0] * _BUCKETS)
 
+    def handed_over(self) -> None:
+        """Take note that a slot which had come due was handed over just now."""
+        self._handed_over_at = wall_clock().timestamp()
+
     def report(self) -> dict[str, float]:
-        """The longest lag, and the one that 99% of the timers did not exceed, up to 200 ms."""
+        """The longest lag, and the one that 99% of the timers did not exceed, up to 200 ms.
+
+        `handed_over_at` is when the latest slot was handed over, in seconds since 1970.
+        """
         return {
+            "handed_over_at": self._handed_over_at,
             "longest_stall_ms": self._longest * 1_000,
             "loop_lag_p99_ms": min(self._p99(), self._longest) * 1_000,
         }

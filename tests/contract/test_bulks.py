@@ -11,11 +11,11 @@ import pytest
 from pymongo import InsertOne, UpdateOne
 from pymongo.errors import DuplicateKeyError, WriteError
 
-from service.adapters.mongo.bulks import Operation, write_all
+from service.adapters.mongo.bulks import Operation, changed_at_once, write_all
 from service.adapters.mongo.client import Client, connected
 from service.adapters.mongo.keys import key_of
 from service.adapters.mongo.ledger import MongoLedger
-from service.adapters.mongo.stats import CountedRun, counted, counted_in
+from service.adapters.mongo.stats import CountedRun, Sums, counted, counted_in, summed
 from service.domain.execution import Claim, Execution
 from service.domain.severity import Severity
 from service.ports import Refused
@@ -285,30 +285,27 @@ async def test_statistics_are_the_same_whoever_counts(client: Client, database: 
     for total, good in pairs:
         marks = [f"{random.getrandbits(32):08x}" for _ in range(min(total, 20))]
         latest = NOON + timedelta(minutes=random.randint(-9, 9))
-        sums = (total, good, 0.0, latest, marks)
-        stats.append(dict(zip(_SUMS, sums, strict=True)))
+        stats.append(dict(zip(_SUMS, (total, good, 0.0, latest, marks), strict=True)))
     severities = [Severity.SUCCESS, Severity.ERROR]
     runs = [CountedRun(str(n), severities[n % 2], NOON) for n in range(len(stats))]
     await documents.insert_many(
         [
-            {"_id": f"{side} {n}", **({} if said is None else {"stats": said})}
+            {"_id": f"{side} {n}", "agent_id": "agent", **({} if said is None else {"stats": said})}
             for side in ("read", "server")
             for n, said in enumerate(stats)
         ]
     )
     for _ in range(2):
         found = {document["_id"]: document.get("stats") async for document in documents.find()}
-        updates = []
+        sums: list[tuple[Any, str, Sums]] = []
         for n, run in enumerate(runs):
-            update = counted_in(found[f"read {n}"], run)
-            assert update is not None
-            if update.change:
-                guarded = {"_id": f"read {n}", **update.found}
-                updates.append(UpdateOne(guarded, {"$set": update.change}))
-            updates.append(UpdateOne({"_id": f"server {n}"}, counted(run)))
-        written = await write_all(documents, updates)
-        assert written.is_whole
-        assert written.matched == len(updates)
+            added = counted_in(found[f"read {n}"], run)
+            assert added is not None
+            sums.append((f"read {n}", "agent", added))
+        changed = await changed_at_once(documents, {"_id": {"$regex": "^read"}}, summed(sums))
+        assert changed == sum(pair.after != pair.before for _, _, pair in sums)
+        updates = [UpdateOne({"_id": f"server {n}"}, counted(run)) for n, run in enumerate(runs)]
+        assert (await write_all(documents, updates)).is_whole
         after = {document["_id"]: document["stats"] async for document in documents.find()}
         differing = [n for n in range(len(runs)) if after[f"read {n}"] != after[f"server {n}"]]
         assert differing == []

@@ -230,7 +230,7 @@ async def test_watcher_sees_a_loop_stand_still() -> None:
     watcher.stop()
     assert watcher.report()["longest_stall_ms"] >= 45
     watcher.reset()
-    assert watcher.report() == {"longest_stall_ms": 0, "loop_lag_p99_ms": 0}
+    assert set(watcher.report().values()) == {0}
 
 
 def test_settings_of_this_process_reach_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,7 @@ def test_request(dialect: Dialect, order: Order, cwd: str | None, body: dict[str
     assert str(request.url) == BASE + PATHS[dialect]
     assert request.body == body
     assert request.headers == {
+        "Content-Type": "application/json",
         "Idempotency-Key": "exec_agent_1_1795435200000",
         "X-Councilor-Scheduled-For": "2026-11-23T12:00:00+00:00",
     }

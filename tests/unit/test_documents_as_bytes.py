@@ -52,7 +52,7 @@ def test_a_batch_is_cut_where_its_documents_end() -> None:
 @pytest.mark.parametrize("said", [_LATE, -_LATE], ids=["after 9999", "before 1"])
 def test_a_date_that_python_has_not_is_no_damage(said: int) -> None:
     raw = bson.encode({"_id": 1, **councilor(), "councilor_run_requested_at": DatetimeMS(said)})
-    document = document_of(raw)
+    document = document_of(raw, b"")
     assert document.fields is not None
     assert document.fields["councilor_run_requested_at"] == DatetimeMS(said)
     assert (document.damage, document.revision) == (None, raw)
@@ -62,7 +62,7 @@ def test_a_date_that_python_has_not_is_no_damage(said: int) -> None:
 def test_texts_that_are_no_utf8_are_damage_and_hide_nothing_else() -> None:
     fields = {"_id": 1, **councilor(), "councilor_run_requested_at": NOON}
     raw = bytes(damaged(fields).raw)
-    document = document_of(raw)
+    document = document_of(raw, b"")
     assert document.fields is not None
     assert document.fields["agent_id"] == "scout"
     assert document.fields["councilor_run_requested_at"] == NOON

@@ -81,6 +81,14 @@ class HeapJobStore(BaseJobStore):
             heapq.heappush(self._heap, entry)
         return due
 
+    def pop_due_job(self, now: datetime) -> TimerJob | None:
+        """Take the first job that is due out of the order; it has to be put back."""
+        entry = self._first()
+        if entry is None or entry[0] > now.timestamp():
+            return None
+        heapq.heappop(self._heap)
+        return self._jobs[entry[2]][0]
+
     def get_next_run_time(self) -> datetime | None:
         entry = self._first()
         if entry is None:

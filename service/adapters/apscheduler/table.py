@@ -98,6 +98,10 @@ class TimedJobs:
     def counts(self) -> Mapping[JobState, int]:
         return self._counts
 
+    @property
+    def is_behind(self) -> bool:
+        return self._scheduler.is_behind
+
     def settle(self, agent_id: str, slot: datetime) -> None:
         job, timer = self._jobs.get(agent_id), self._next_timer(agent_id)
         if job is None or agent_id not in self._open:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 
 import structlog
 from apscheduler.executors.base import BaseExecutor
@@ -16,6 +17,8 @@ from service.ports import Clock
 
 log = structlog.get_logger()
 
+_SLICE_SECONDS = 0.008
+"""Due jobs are handed over for so long before the loop may turn to something else."""
 LONGEST_SLEEP = timedelta(seconds=5)
 """Timers run on the monotonic clock: waking this often notices a suspended or stepped clock."""
 _SHORTEST_SLEEP_SECONDS = 0.001
@@ -39,7 +42,7 @@ class SlotExecutor(BaseExecutor):
 class SlotScheduler(AsyncIOScheduler):
     """APScheduler on a clock of ours; every job in `store` has a `SlotTrigger`.
 
-    Due jobs are handed over in portions, with a round of the event loop after each.
+    Due jobs are handed over in slices of time, with a round of the event loop after each.
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class SlotScheduler(AsyncIOScheduler):
         self._executor = executor
         self._clock = clock
         self._longest_sleep = longest_sleep
+        self.is_behind = False
+        """While jobs are due that have not been handed over."""
         self._wakes_at: datetime | None = None
         """When the timer is armed for; None where it is not, or where a wake-up is on its way."""
         super().__init__(
@@ -76,8 +81,11 @@ class SlotScheduler(AsyncIOScheduler):
         In place of APScheduler's own, which reads the machine's clock, asks each trigger twice, and
         stops all timers where one trigger fails.
         """
-        now = self._clock()
-        for job in self._store.get_due_jobs(now):
+        now, started = self._clock(), monotonic()
+        while monotonic() - started < _SLICE_SECONDS:
+            job = self._store.pop_due_job(now)
+            if job is None:
+                break
             due_at, later = job.next_run_time, None
             try:
                 self._executor.submit_job(job, [due_at])
@@ -85,8 +93,10 @@ class SlotScheduler(AsyncIOScheduler):
             except Exception:  # set anew with the next full comparison
                 log.exception("timer_failed", agent_id=job.id)
             job.next_run_time = later
-            self._store.update_job(job)
+            if self._store.lookup_job(job.id) is job:
+                self._store.put_job(job)
         first = self._store.get_next_run_time()
+        self.is_behind = first is not None and first <= now
         self._wakes_at = min(first or now + self._longest_sleep, now + self._longest_sleep)
         return (self._wakes_at - now).total_seconds()
 

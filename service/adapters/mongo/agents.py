@@ -44,6 +44,17 @@ _FIELDS = (
     "ai_provider",
 )
 _PROJECTION = dict.fromkeys(_FIELDS, 1)
+_SETTLED_BY = {
+    **{name: 1 for name in _FIELDS if name != "councilor_status"},
+    **dict.fromkeys(
+        (
+            f"councilor_status.{name}"
+            for name in ("state", "spec_hash", "accepted_at", "skipped_slot", "observed_at")
+        ),
+        1,
+    ),
+}
+"""What slots are settled by: of the status, what is written for people is left out."""
 _WITH_STATS = {**_PROJECTION, "stats": 1}
 # Anything but null and false: what is neither is invalid, and told so. An array that holds one of
 # them would be matched as if it were one.
@@ -59,6 +70,8 @@ _CONCERNS_US: dict[str, Any] = {
     ]
 }
 _BATCH = 500
+_READ_AT_ONCE = 50
+"""Documents that are read before the event loop may turn to something else."""
 
 
 class MongoAgents:
@@ -91,6 +104,15 @@ class MongoAgents:
         found = {}
         for raw in await self._found(keys, _WITH_STATS if with_stats else _PROJECTION):
             document = document_of(raw, self._seal)
+            found[document.key] = document
+        return [found.get(key) or AgentDocument(key, None) for key in keys]
+
+    async def look(self, keys: Sequence[DocumentKey]) -> Sequence[AgentDocument]:
+        found: dict[DocumentKey, AgentDocument] = {}
+        for place, raw in enumerate(await self._found(keys, _SETTLED_BY)):
+            if place % _READ_AT_ONCE == _READ_AT_ONCE - 1:
+                await asyncio.sleep(0)
+            document = document_of(raw)
             found[document.key] = document
         return [found.get(key) or AgentDocument(key, None) for key in keys]
 
@@ -147,7 +169,7 @@ class MongoAgents:
         at = Timestamp(int(instant.timestamp()), 0)
         try:
             past = {"level": "snapshot", "atClusterTime": at}
-            raws = await self._commanded(keys, _PROJECTION, past)
+            raws = await self._commanded(keys, _SETTLED_BY, past)
         except OperationFailure as error:
             if error.code in _NOT_REMEMBERED:
                 return None

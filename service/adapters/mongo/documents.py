@@ -43,15 +43,15 @@ def _digest_of(raw: bytes, seal: bytes) -> bytes:
     return hashlib.blake2b(raw, digest_size=_DIGEST_BYTES, key=seal).digest()
 
 
-def document_of(raw: bytes, seal: bytes = b"") -> AgentDocument:
-    """Read a document, whatever it holds. Another `seal` makes another digest."""
+def document_of(raw: bytes, seal: bytes | None = None) -> AgentDocument:
+    """Read a document, whatever it holds. Another `seal` makes another digest, none makes none."""
     damage = None
     try:
         fields = bson.decode(raw, STRICT)
     except InvalidBSON:
         fields, damage = _decoded_despite(raw)
     revision = None if damage else raw
-    digest = None if damage else _digest_of(raw, seal)
+    digest = None if damage or seal is None else _digest_of(raw, seal)
     return AgentDocument(key_of(fields["_id"]), fields, revision, damage, digest)
 
 

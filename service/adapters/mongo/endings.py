@@ -10,16 +10,19 @@ from motor.motor_asyncio import AsyncIOMotorCollection
 from pymongo import UpdateOne
 from pymongo.errors import PyMongoError
 
-from service.adapters.mongo.bulks import Failure, meaning_of, write_all
+from service.adapters.mongo.bulks import Failure, changed_at_once, meaning_of, write_all
 from service.adapters.mongo.client import translated, translation_of
 from service.adapters.mongo.keys import id_of, key_of
-from service.adapters.mongo.rows import end_of, running_filter
-from service.adapters.mongo.stats import CountedRun, counted, counted_in
+from service.adapters.mongo.rows import end_of, ended, running_filter
+from service.adapters.mongo.stats import CountedRun, Sums, counted, counted_in, summed
 from service.domain.councilor import DocumentKey
-from service.domain.execution import Execution, Outcome, milliseconds
+from service.domain.execution import Execution, Outcome, Status, milliseconds
 from service.ports import Refused
 
 log = structlog.get_logger()
+
+_HEAVIEST = 3_500_000
+"""Characters of output that are surely within a command of 16 MB."""
 
 Documents = AsyncIOMotorCollection[dict[str, Any]]
 
@@ -75,6 +78,8 @@ class Endings:
         return answers
 
     async def _closed(self, endings: Sequence[Ending]) -> list[bool | Exception]:
+        if await self._are_closed_at_once(endings):
+            return [True] * len(endings)
         written = await write_all(
             self._rows,
             [
@@ -92,6 +97,22 @@ class Endings:
             meaning_of(failure) if failure else ending.execution.execution_id in done
             for ending, failure in zip(endings, written.failures, strict=True)
         ]
+
+    async def _are_closed_at_once(self, endings: Sequence[Ending]) -> bool:
+        """Close all of these by one statement; False where that is not known to have been done."""
+        (owner, *others) = {ending.execution.owner for ending in endings}
+        if others or sum(ending.weight for ending in endings) > _HEAVIEST:
+            return False
+        runs = [(ending.execution, ending.outcome) for ending in endings]
+        ids = [execution.execution_id for execution, _ in runs]
+        nonces = [execution.nonce for execution, _ in runs]  # no two executions have the same
+        running = {
+            "_id": {"$in": ids},
+            "owner": owner,
+            "nonce": {"$in": nonces},
+            "status": Status.RUNNING.value,
+        }
+        return await changed_at_once(self._rows, running, ended(runs)) == len(endings)
 
     async def _done(self, endings: Sequence[Ending]) -> set[str]:
         """Those whose rows say this end: by now, or since a try that seemed lost."""
@@ -152,21 +173,22 @@ class Endings:
         with translated():
             found = self._agents.find(wanted, {"stats": 1})
             stats = {key_of(document["_id"]): document.get("stats") async for document in found}
-        updates = []
+        agents: dict[DocumentKey, tuple[str, Sums]] = {}
         for count in counts:
-            if count.key not in stats:
+            if count.key is None or count.key not in stats:
                 continue  # the agent is gone, and its statistics with it
-            update = counted_in(stats[count.key], count.run)
-            if update is None:
+            sums = counted_in(stats[count.key], count.run)
+            if sums is None:
                 return False
-            stats[count.key] = update.stats
-            if update.change:
-                agent = {**_agent_of(count), **update.found}
-                updates.append(UpdateOne(agent, {"$set": update.change}))
-        if not updates:
+            stats[count.key] = sums.after
+            if sums.after != sums.before:
+                _, earlier = agents.get(count.key, ("", sums))
+                agents[count.key] = (count.agent_id, Sums(earlier.before, sums.after))
+        if not agents:
             return True
-        written = await write_all(self._agents, updates)
-        return written.is_whole and written.matched == len(updates)
+        added = [(id_of(key), agent_id, sums) for key, (agent_id, sums) in agents.items()]
+        wanted = {"_id": {"$in": [document_id for document_id, _, _ in added]}}
+        return await changed_at_once(self._agents, wanted, summed(added)) == len(added)
 
 
 def _agent_of(count: Count) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from service.adapters.mongo.rows import (
     taken_by,
 )
 from service.adapters.mongo.stats import CountedRun
-from service.batching import Batcher
+from service.batching import Batcher, BatchPolicy
 from service.domain.councilor import DocumentKey
 from service.domain.execution import (
     Attempt,
@@ -54,6 +54,8 @@ _NOT_COMMON_YET = "the row is not acknowledged by the majority yet: it may be go
 _OF_A_STRETCH = ("provisional", "slots_missed", "first_slot", "last_slot")
 _MOST_TAKEN = 1_000
 _SINGLES_AT_ONCE = 8
+_CLOSINGS = BatchPolicy(distance_seconds=0.02)
+"""Each batch takes four commands, and nobody waits for it."""
 _TAKEN_FIELDS = dict.fromkeys(("scheduled_for", "last_slot", "created_at", "provisional"), 1)
 _STARTED = {"status": {"$in": [Status.RUNNING, Status.COMPLETED, Status.ERROR]}}
 
@@ -74,7 +76,9 @@ class MongoLedger:
         self._endings = Endings(self._rows, self._agents)
         # What many slots ask for at the same time is sent as one (DESIGN decision 12).
         self._inserts: Batcher[dict[str, Any], None] = Batcher(self._insert_all)
-        self._closings = Batcher(self._endings.close_all, weight=lambda ending: ending.weight)
+        self._closings = Batcher(
+            self._endings.close_all, weight=lambda ending: ending.weight, policy=_CLOSINGS
+        )
         self._lookups = Batcher(self._look_up)
         self._owners = Batcher(self._running_owners)
         self._earliest = Batcher(self._taken_since, most=1, at_once=_SINGLES_AT_ONCE)

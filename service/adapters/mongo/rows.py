@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from service.adapters.mongo.bulks import entry_of
 from service.domain.execution import (
     Attempt,
     Execution,
@@ -114,6 +115,15 @@ def running_filter(execution: Execution) -> dict[str, Any]:
         "nonce": execution.nonce,
         "status": Status.RUNNING.value,
     }
+
+
+def ended(runs: Sequence[tuple[Execution, Outcome]]) -> list[dict[str, Any]]:
+    """Close the rows of these runs, by `_id`; they are to be counted."""
+    entry = entry_of(
+        [execution.execution_id for execution, _ in runs],
+        [{**end_of(execution, outcome), "counted": False} for execution, outcome in runs],
+    )
+    return [{"$replaceWith": {"$mergeObjects": ["$$ROOT", entry]}}]
 
 
 def attempts_of(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:

@@ -1,12 +1,14 @@
 """The update that counts a run in the statistics of its agent."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
+from functools import lru_cache
 from typing import Any
 
+from service.adapters.mongo.bulks import entry_of
 from service.domain.severity import Severity
 
 _REMEMBERED = 20
@@ -26,33 +28,30 @@ class CountedRun:
 
 
 @dataclass(frozen=True, slots=True)
-class UpdateOfStats:
-    """What the document has to be like, what to set in it, and what its statistics are then."""
+class Sums:
+    """What of the statistics is read, and what is set then."""
 
-    found: Mapping[str, Any]
-    change: Mapping[str, Any]
-    stats: Mapping[str, Any]
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
 
 
-def counted_in(stats: object, run: CountedRun) -> UpdateOfStats | None:
+def counted_in(stats: object, run: CountedRun) -> Sums | None:
     """Add a run to statistics that were read, for a third of what it costs the server to add it.
 
     Only where they are what this service writes, or nothing; None where the server has to look at
-    what is there. The update finds the document only as long as nobody has changed them.
+    what is there.
     """
     if stats is None:
-        before: dict[str, Any] = {"total_executions": 0, "successful_executions": 0, "counted": []}
-        found: dict[str, Any] = {"stats": {"$exists": False}}
+        before: dict[str, Any] = {}
     elif isinstance(stats, Mapping) and _is_of_ours(stats):
         before = {name: stats[name] for name in _SUMS}
-        found = {f"stats.{name}": {"$eq": value} for name, value in before.items()}
     else:
         return None
-    mark, marks = _mark_of(run), before["counted"]
+    mark, marks = _mark_of(run), before.get("counted", [])
     if mark in marks:
-        return UpdateOfStats(found, {}, before)
-    total = before["total_executions"] + 1
-    successes = before["successful_executions"] + (run.severity is Severity.SUCCESS)
+        return Sums(before, before)
+    total = before.get("total_executions", 0) + 1
+    successes = before.get("successful_executions", 0) + (run.severity is Severity.SUCCESS)
     latest = before.get("last_execution")
     after = {
         "total_executions": total,
@@ -61,9 +60,28 @@ def counted_in(stats: object, run: CountedRun) -> UpdateOfStats | None:
         "last_execution": max(latest, run.completed_at) if latest else run.completed_at,
         "counted": [mark, *marks][:_REMEMBERED],
     }
-    return UpdateOfStats(found, {f"stats.{name}": value for name, value in after.items()}, after)
+    return Sums(before, after)
 
 
+def summed(agents: Sequence[tuple[Any, str, Sums]]) -> list[dict[str, Any]]:
+    """Set the statistics of agents, by `_id` and `agent_id`, that are what they were before.
+
+    A document that somebody else has counted in meanwhile, or that is another's, stays as it is.
+    """
+    entry = entry_of(
+        [document_id for document_id, _, _ in agents],
+        [
+            {"before": {"agent_id": agent_id, **sums.before}, "after": sums.after}
+            for _, agent_id, sums in agents
+        ],
+    )
+    there = {"agent_id": "$agent_id", **{name: f"$stats.{name}" for name in _SUMS}}
+    added = {"$mergeObjects": ["$stats", "$$entry.after"]}
+    stats = {"$cond": [{"$eq": [there, "$$entry.before"]}, added, "$stats"]}
+    return [{"$set": {"stats": {"$let": {"vars": {"entry": entry}, "in": stats}}}}]
+
+
+@lru_cache(maxsize=4_096)
 def rate_of(successes: int, total: int) -> float:
     """In percent, with one decimal, rounded as the server rounds: half to even, in decimals."""
     return float(Decimal(repr(successes / total * 100)).quantize(_TENTH, ROUND_HALF_EVEN))
