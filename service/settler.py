@@ -32,7 +32,7 @@ _BATCHES = BatchPolicy(at_least_seconds=0, distance_seconds=0.01)
 """Slots that come due at the same time are handed over at the same time."""
 _HANDED_OVER_FIRST = timedelta(seconds=0.2)
 """For so long, what else is due is handed over before anything starts."""
-_TOGETHER_AT_ONCE = 2
+_TOGETHER_AT_ONCE = 3
 """Batches of slots that have come due together: one is read while another is claimed."""
 
 
@@ -143,8 +143,8 @@ class Settler:
         """
         left = list(slots)
         (first, _), *_ = slots
-        while self._waits_for_more(first):
-            await asyncio.sleep(0)  # each round of the loop hands more of them over
+        while self._waits_for_more(first):  # noqa: ASYNC110 each round hands more of them over
+            await asyncio.sleep(0)
         try:
             while left:
                 if self._runner.is_full:
