@@ -11,16 +11,18 @@ from contextlib import contextmanager
 
 _MANY = 50
 """New jobs that are worth it."""
-_MANY_OBJECTS = 50_000
 _THRESHOLDS = (20_000, 50, 100)
 """With thousands of runs on their way, the usual 700 new objects have it look at them all the time:
 it takes a quarter of the processor time of a run."""
 
+_SWITCH_SECONDS = 0.001
+"""How long the event loop waits for a thread of the driver that encodes, whenever both want to."""
+
 
 def tune() -> None:
-    """Collect less often."""
+    """Collect less often, and let no thread keep the loop waiting for long."""
     gc.set_threshold(*_THRESHOLDS)
-    sys.setswitchinterval(0.005)
+    sys.setswitchinterval(_SWITCH_SECONDS)
 
 
 def spare(new_jobs: int) -> None:
@@ -36,6 +38,6 @@ def paused() -> Iterator[None]:
     try:
         yield
     finally:
-        if gc.get_count()[0] > _MANY_OBJECTS:
+        if gc.get_count()[0] > _THRESHOLDS[0]:
             gc.freeze()
         gc.enable()

@@ -9,7 +9,7 @@ _COLLECT_SECONDS = 0.02
 _MANY, _BUSY_SECONDS = 50, 0.2
 """Where so many change within one pause, they are collected for longer."""
 _LONGEST_PAUSE = 1.0
-_BULK = 1_000
+_BULK = 200
 
 
 class Projection:

@@ -28,7 +28,7 @@ from service.verdicts import Verdicts
 
 _BATCH = 400
 _KNOWN, _OTHERS, _NEW = range(3)
-_PORTION = 100
+_PORTION = 50
 """Documents that are judged before the event loop may turn to something else."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _PAUSE_AFTER_REFUSAL = 30.0

@@ -38,7 +38,7 @@ _SHORT = 1_000
 """An output of which it takes longer to give it to a thread."""
 _LOOK_AGAIN_SECONDS = 1.0
 _STARTS_AT_ONCE = 600
-_BEGUN_AT_ONCE = 20
+_BEGUN_AT_ONCE = 8
 """Runs that begin before the event loop may turn to something else."""
 _NOT_CALLED = "the service stopped before it called Conductor"
 _STOPPED = "the service stopped before Conductor answered; what it made of it is not known"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
+from service import garbage
 from service.domain.councilor import DocumentKey
 from service.domain.jobs import AgentDocument, Desired, Past
 from service.domain.verdict import Verdict, verdict_on
@@ -14,6 +15,8 @@ from service.ports import Agents, Misconfigured, Told, Unavailable
 from service.telemetry import Telemetry
 
 _BATCH = 100
+_TOLD_AT_ONCE = 20
+"""Answers that are worked upon before the event loop may turn to something else."""
 _MOST_WAITS, _WAIT_SECONDS = 20, 0.05
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
@@ -134,12 +137,15 @@ class Verdicts:
         for key, time in departed.items():
             if self._departed.get(key) is time:
                 del self._departed[key]
-        for judged in batch:
+        for place, judged in enumerate(batch):
+            if place % _TOLD_AT_ONCE == _TOLD_AT_ONCE - 1:
+                await asyncio.sleep(0)
             key = judged.document.key
             if self._unsaid.get(key) is judged:  # else it was judged again
                 del self._unsaid[key]
                 # One that is left out has changed: it will be judged anew.
                 if key in told:
                     self._tell(judged, told[key])
+        garbage.spare(len(told))
         if not self._unsaid and not self._departed:
             self._has_any.clear()

@@ -70,8 +70,9 @@ _CONCERNS_US: dict[str, Any] = {
     ]
 }
 _BATCH = 500
-_READ_AT_ONCE = 50
-"""Documents that are read before the event loop may turn to something else."""
+_READ_AT_ONCE, _WRITTEN_AT_ONCE = 50, 20
+"""Documents that are read, and verdicts that are prepared, before the event loop may turn to
+something else."""
 
 
 class MongoAgents:
@@ -191,15 +192,14 @@ class MongoAgents:
     ) -> Mapping[DocumentKey, Told | None]:
         if not verdicts:
             return {}
-        refused = await self._update_each(
-            [
-                UpdateOne(
-                    guarded_filter(id_of(document.key), document.revision),
-                    verdict_update(verdict, (document.fields or {}).get("councilor_status")),
-                )
-                for document, verdict in verdicts
-            ]
-        )
+        updates = []
+        for place, (document, verdict) in enumerate(verdicts):
+            if place % _WRITTEN_AT_ONCE == _WRITTEN_AT_ONCE - 1:
+                await asyncio.sleep(0)
+            status = (document.fields or {}).get("councilor_status")
+            wanted = guarded_filter(id_of(document.key), document.revision)
+            updates.append(UpdateOne(wanted, verdict_update(verdict, status)))
+        refused = await self._update_each(updates)
         spec_hashes = {document.key: verdict.spec_hash for document, verdict in verdicts}
         told: dict[DocumentKey, Told | None] = {verdicts[place][0].key: None for place in refused}
         for raw in await self._found(list(spec_hashes), _PROJECTION):
