@@ -63,18 +63,20 @@ class Claims:
             self._require_fit()
         except Unavailable as error:
             return [error] * len(launches)
-        fresh = [launch for launch in launches if launch.orphan is None]
-        opened = iter(await self._opened(fresh))
-        return [
-            next(opened) if launch.orphan is None else await self._taken_over(launch)
+        taken_over = [
+            await self._taken_over(launch, launch.orphan)
             for launch in launches
+            if launch.orphan is not None
         ]
+        # Last, since these are won only if that is known soon.
+        opened = await self._opened([launch for launch in launches if launch.orphan is None])
+        fresh, others = iter(opened), iter(taken_over)
+        return [next(fresh if launch.orphan is None else others) for launch in launches]
 
-    async def _taken_over(self, launch: Launch) -> Answered:
-        assert launch.orphan is not None
+    async def _taken_over(self, launch: Launch, orphan: Execution) -> Answered:
         try:
             # In doubt, the row is found again like that of any run that nobody is at.
-            is_ours = await self._ledger.take_over(launch.orphan, launch.execution)
+            is_ours = await self._ledger.take_over(orphan, launch.execution)
         except ServiceError as error:
             return error
         return Claim.WON if is_ours else Claim.TAKEN

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -198,6 +198,7 @@ class Runner:
                     await asyncio.sleep(0)
         finally:
             for place in fresh[begun:]:  # a fault of ours, or the end
+                self.claims.doubt(launches[place].execution.execution_id)
                 self._forget(launches[place].execution)
                 self._starts.release()
         return answers
@@ -217,11 +218,7 @@ class Runner:
 
     def _begin(self, launch: Launch) -> None:
         """Run what was claimed; its claim is acknowledged, and so this is its true start."""
-        now = self._clock()
-        *earlier, _ = launch.execution.attempts
-        started_at = launch.execution.started_at if earlier else now
-        attempts = (*earlier, Attempt(now, None))
-        execution = replace(launch.execution, started_at=started_at, attempts=attempts)
+        execution = launch.execution.begun(self._clock())
         run = self._run(execution, launch.key, launch.order)
         self._going[execution.agent_id] = self._seen_to(run, f"run {execution.execution_id}")
         self._telemetry.run_started(execution)

@@ -44,6 +44,8 @@ class _Known:
     until: datetime | None = None
     held: Reason | None = None
     """What the slot was held back for, if for anything."""
+    is_open: bool = False
+    """It has waited for a place, and was not settled, whatever its job says by now."""
 
 
 _Waiting = tuple[Fire, _Known]
@@ -80,7 +82,9 @@ class Settler:
         self._requests = requests
         self._catch_up_pace = catch_up_pace or Pace()
         self._decisions = decisions
-        self._tasks: dict[object, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: set[Fire] = set()
+        """The requests that are being answered."""
         self._together: Batcher[_Waiting, None] = Batcher(
             self._settle_together, at_once=_TOGETHER_AT_ONCE, policy=batches or _BATCHES
         )
@@ -94,24 +98,34 @@ class Settler:
         if self._is_stopped:
             return
         if fire.trigger is Trigger.MANUAL:
-            if fire not in self._tasks:
-                self._see_to(fire, self._requests.answer(fire))
+            if fire not in self._asked:
+                self._asked.add(fire)
+                self._see_to(self._answer(fire))
         elif fire.agent_id not in self._schedules:
             known = self._known(fire)
             if self._may_go_along(fire, known):
+                self._schedules[fire.agent_id] = known
                 self._together.tell((fire, known))
             else:
-                self._see_to(fire.agent_id, self._settle_due(fire, known))
+                self._settle_alone(fire, known)
 
-    def _see_to(self, lane: object, work: Coroutine[Any, Any, None]) -> None:
+    def _settle_alone(self, fire: Fire, known: _Known, *, has_started: bool = False) -> None:
+        self._schedules[fire.agent_id] = known
+        self._see_to(self._settle_due(fire, known, has_started=has_started))
+
+    async def _answer(self, fire: Fire) -> None:
+        try:
+            await self._requests.answer(fire)
+        finally:
+            self._asked.discard(fire)
+
+    def _see_to(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name="settle")
-        self._tasks[lane] = task
-        task.add_done_callback(partial(self._settled, lane))
+        self._tasks.add(task)
+        task.add_done_callback(self._settled)
 
-    def _settled(self, lane: object, task: asyncio.Task[None]) -> None:
-        del self._tasks[lane]
-        if isinstance(lane, str):
-            self._schedules.pop(lane, None)
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._found_fault(error)
 
@@ -123,7 +137,7 @@ class Settler:
         """Settle nothing more; slots that are open stay so, for the other replicas or the next."""
         self._is_stopped = True
         await self._together.stop()
-        await cancelled(self._tasks.values())
+        await cancelled(self._tasks)
 
     def _may_go_along(self, fire: Fire, known: _Known) -> bool:
         """Tell whether nothing is known that keeps this slot from starting just now."""
@@ -180,32 +194,38 @@ class Settler:
         )
         for (fire, known), found in zip(slots, starts, strict=True):
             if found is None or next(claims) not in (Claim.WON, Claim.TAKEN):
-                self._see_to(fire.agent_id, self._settle_due(fire, known))
+                known.is_open = True
+                self._settle_alone(fire, known)
                 continue
             self._jobs.settle(fire.agent_id, found[1].settles)
             if known.until is not None:
-                self._see_to(fire.agent_id, self._settle_due(fire, known))
+                self._settle_alone(fire, known, has_started=True)
                 continue
             del self._schedules[fire.agent_id]
             if (later := self._next_due(fire)) is not None:
                 self.fire(later)
 
-    async def _settle_due(self, fire: Fire, known: _Known) -> None:
+    async def _settle_due(self, fire: Fire, known: _Known, *, has_started: bool) -> None:
         """Settle the agent's slots, oldest first, until none is due."""
         queued: datetime | None = None
         is_first = True
-        while True:
-            queued = await self._settled_or_queued(fire, known, queued, is_first=is_first)
-            if queued is not None:
-                await self._runner.wait_for_agent(fire.agent_id)
-                continue
-            if known.until is not None:
-                await self._retried(fire, partial(self._miss_leftovers, fire, known))
-            later = self._next_due(fire)
-            if later is None:
-                return
-            fire = later
-            known, is_first = self._known(fire), False
+        try:
+            while True:
+                if not has_started:
+                    queued = await self._settled_or_queued(fire, known, queued, is_first=is_first)
+                if queued is not None:
+                    await self._runner.wait_for_agent(fire.agent_id)
+                    continue
+                if known.until is not None:
+                    await self._retried(fire, partial(self._miss_leftovers, fire, known))
+                if (later := self._next_due(fire)) is None:
+                    return
+                fire, known = later, self._known(later)
+                self._schedules[fire.agent_id] = known
+                is_first, has_started = False, False
+        finally:
+            # At once: what comes due from now on is settled anew.
+            del self._schedules[fire.agent_id]
 
     def _next_due(self, fire: Fire) -> Fire | None:
         """The agent's next slot, where that has come due by now."""
@@ -240,9 +260,8 @@ class Settler:
 
     def _known(self, fire: Fire) -> _Known:
         job = self._jobs.of_agent(fire.agent_id)
-        known = _Known(job.timetable if job is not None else None)
-        self._schedules[fire.agent_id] = known
-        return known
+        held = Reason.CAPACITY if self._runner.is_full else None
+        return _Known(job.timetable if job is not None else None, held=held)
 
     def job_changed(self, agent_id: str) -> None:
         """Take note that an agent's job is another, or gone."""
@@ -275,7 +294,8 @@ class Settler:
     ) -> datetime | None:
         """Settle what was missed, and the next start; answers the slot that has to wait instead."""
         job = self._jobs.of_agent(fire.agent_id)
-        if queued is None and job and job.next_run_at and job.next_run_at > fire.due_at:
+        is_open, known.is_open = known.is_open or queued is not None, False
+        if not is_open and job and job.next_run_at and job.next_run_at > fire.due_at:
             return None  # an earlier try has settled it: on to the next one
         if await self._is_left_to_others(fire, stands_by=stands_by):
             self._jobs.settle(fire.agent_id, fire.due_at)

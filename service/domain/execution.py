@@ -120,6 +120,21 @@ class Execution:
     def lateness_ms(self) -> int:
         return milliseconds(self.started_at - self.scheduled_for)
 
+    def begun(self, now: datetime) -> "Execution":
+        """The same with its call beginning now; its start, too, unless it was called before."""
+        *earlier, _ = self.attempts
+        return Execution(
+            self.execution_id,
+            self.agent_id,
+            self.scheduled_for,
+            self.trigger,
+            self.spec_hash,
+            self.owner,
+            self.nonce,
+            self.started_at if earlier else now,
+            (*earlier, Attempt(now, None)),
+        )
+
     @property
     def is_surely_not_accepted(self) -> bool:
         """Tell whether every call that was made for it is known to have come to nothing."""

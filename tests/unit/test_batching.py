@@ -295,3 +295,27 @@ async def test_too_few_answers_are_an_error() -> None:
 
     with pytest.raises(ValueError, match="shorter"):
         await asyncio.wait_for(Batcher(send).ask("a"), 5)
+
+
+async def test_what_is_only_told_goes_along_and_nobody_is_answered(server: Server) -> None:
+    batcher = Batcher(server.send)
+    batcher.tell("a")
+    asked = asking(batcher, "b")
+    batcher.tell("c")
+    assert await answers_of(asked) == ["b!"]
+    assert sorted("".join(server.batches)) == ["a", "b", "c"]
+    assert len(server.batches) == 1
+
+
+async def test_stopped_it_drops_what_waits_and_cancels_what_is_on_the_way(server: Server) -> None:
+    server.hold("a")
+    batcher = Batcher(server.send, most=1, at_once=1)
+    batcher.tell("a")
+    batcher.tell("b")
+    await turned()
+    assert server.batches == ["a"]
+    await batcher.stop()
+    assert server.on_the_way == 1, "cancelled where it waited"
+    server.let_go("a")
+    await asyncio.sleep(1)
+    assert server.batches == ["a"]

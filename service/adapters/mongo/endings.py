@@ -182,7 +182,9 @@ class Endings:
                 return False
             stats[count.key] = sums.after
             if sums.after != sums.before:
-                _, earlier = agents.get(count.key, ("", sums))
+                agent_id, earlier = agents.get(count.key, (count.agent_id, sums))
+                if agent_id != count.agent_id:
+                    return False  # it was renamed in between
                 agents[count.key] = (count.agent_id, Sums(earlier.before, sums.after))
         if not agents:
             return True
