@@ -236,7 +236,7 @@ async def test_a_slow_take_over_makes_no_claim_beside_it_begin_late(
         theirs = side.parts.cases.launch(cases["b"], slot, Trigger.SCHEDULE, None).execution
         orphan = replace(theirs, owner="dead", nonce="of the dead")
 
-        async def slowly(*_: object) -> bool:
+        async def slowly(orphan: Execution, execution: Execution) -> bool:
             now[0] += 2.5
             return False
 
@@ -252,7 +252,9 @@ async def test_a_slow_take_over_makes_no_claim_beside_it_begin_late(
 
 def make_flaky(side: Side, chance: random.Random) -> None:
     """Let everything take its time, fail before it is done, or after."""
-    parts = [(side.ledger, name) for name in ("open", "close", "covering", "record")]
+    parts: list[tuple[Any, str]] = [
+        (side.ledger, name) for name in ("open", "close", "covering", "record")
+    ]
     parts += [(side.agents, name) for name in ("look", "as_of")]
     for part, name in parts:
         done = getattr(part, name)
