@@ -200,6 +200,47 @@ async def test_one_trigger_that_fails_stops_no_other_timer() -> None:
     await asyncio.sleep(0)
 
 
+def scheduler_of(store: HeapJobStore, executor: SlotExecutor) -> SlotScheduler:
+    scheduler = SlotScheduler(store, executor, lambda: NOON, longest_sleep=LONGEST_SLEEP)
+    scheduler.start(paused=True)
+    for job_id in "abcde":
+        scheduler.set_timer(job_id, HOURLY, NOON)
+    return scheduler
+
+
+async def test_many_due_jobs_are_handed_over_in_slices_of_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told, ticks = list[str](), iter(range(1_000))
+    monkeypatch.setattr(
+        "service.adapters.apscheduler.timers.monotonic", lambda: next(ticks) * 0.003
+    )
+    scheduler = scheduler_of(HeapJobStore(), SlotExecutor(lambda job_id, _: told.append(job_id)))
+    handed_over = []
+    while not handed_over or scheduler.is_behind:
+        wait = scheduler._process_jobs()
+        assert wait is not None
+        assert (wait <= 0) == scheduler.is_behind
+        handed_over.append(len(told))
+    assert told == list("abcde")
+    assert handed_over == [2, 4, 5]
+    scheduler.shutdown(wait=False)
+    await asyncio.sleep(0)
+
+
+async def test_a_job_that_goes_while_it_is_handed_over_stays_gone() -> None:
+    store = HeapJobStore()
+    others = {"a": "a", "b": "d", "c": "c"}
+    scheduler = scheduler_of(
+        store, SlotExecutor(lambda job_id, _: scheduler.clear_timer(others.get(job_id, "none")))
+    )
+    scheduler._process_jobs()
+    left = {job.id: job.next_run_time for job in store.get_all_jobs()}
+    assert left == {"b": NOON + HOUR, "e": NOON + HOUR}
+    scheduler.shutdown(wait=False)
+    await asyncio.sleep(0)
+
+
 # The job table.
 
 
