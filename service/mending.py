@@ -19,8 +19,9 @@ from service.telemetry import Telemetry
 
 log = structlog.get_logger()
 
-_SELDOM = 20
-"""Turns between two looks for what can wait."""
+_SELDOM, _LESS_OFTEN = 20, 3
+"""Turns between two looks for what can wait; and for what has to be older than a write may take
+before anything is done about it."""
 _GONE = "the replica that ran it is gone; what Conductor made of it is not known"
 
 
@@ -59,12 +60,12 @@ class Mending:
     async def mend(self) -> None:
         """Look again and again what is to be put right; what fails is tried the next time."""
         for turn in count():
-            now_and_then = (self._replicas.forget_dead,) if turn % _SELDOM == 0 else ()
+            less_often = (self._settle_forgotten, self._count_forgotten)
             for step in (
                 self._settle_orphans,
-                self._count_forgotten,
                 self._ledger.restore_indexes,
-                *now_and_then,
+                *(less_often if turn % _LESS_OFTEN == 0 else ()),
+                *((self._replicas.forget_dead,) if turn % _SELDOM == 0 else ()),
             ):
                 try:
                     await step()
@@ -76,13 +77,20 @@ class Mending:
         await self._ledger.count_forgotten(self._clock() - self._grace)
 
     async def _settle_orphans(self) -> None:
-        """Close the runs that nobody is at, or go on with those that had not begun."""
+        """Close the runs whose replicas are gone, or go on with those that had not begun."""
         if not self._is_synced():
             return  # whose agents they are is not known yet
         running = await self._ledger.running_of_others({self._runner.owner})
         dead = await self._membership.dead_among({run.owner for run in running})
-        orphans = [run for run in running if run.owner in dead]
-        for orphan in (*orphans, *await self._forgotten()):
+        await self._settle([run for run in running if run.owner in dead])
+
+    async def _settle_forgotten(self) -> None:
+        """The same with runs of our own that nothing here is at."""
+        if self._is_synced():
+            await self._settle(await self._forgotten())
+
+    async def _settle(self, orphans: Sequence[Execution]) -> None:
+        for orphan in orphans:
             try:
                 if not (orphan.is_surely_not_accepted and await self._is_seen_to(orphan)):
                     await self._close(orphan)

@@ -161,6 +161,41 @@ async def test_an_older_listing_does_not_overwrite_a_change() -> None:
         assert spec_hash_of(side) == side.jobs.jobs["scout"].spec_hash
 
 
+async def test_a_second_look_that_takes_long_does_not_overwrite_a_change() -> None:
+    """What has a job and is not listed is read again; meanwhile it may be read anew."""
+    side = Resyncing()
+    side.agents.change(1, councilor(value="30m"))
+    looks, released, read = list[Sequence[DocumentKey]](), asyncio.Event(), side.agents.read
+
+    async def nothing() -> AsyncIterator[Sequence[Listed]]:
+        for batch in ():
+            yield batch
+
+    async def slowly(
+        keys: Sequence[DocumentKey], *, with_stats: bool = False
+    ) -> Sequence[AgentDocument]:
+        documents = await read(keys)
+        looks.append(keys)
+        if len(looks) == 1:
+            await released.wait()
+        return documents
+
+    async def is_looked_at() -> bool:
+        return bool(looks)
+
+    async with side.running():
+        side.agents.documents = nothing  # type: ignore[method-assign]
+        side.agents.read = slowly  # type: ignore[method-assign]
+        side.agents.lose_watch("286")
+        await eventually(is_looked_at)
+        side.agents.change(1, councilor(value="45m"))
+        await turned()
+        released.set()
+        await turned_until(lambda: len(looks) == 2)
+        await turned()
+        assert side.jobs.jobs["scout"].next_run_at == NOON + timedelta(minutes=45)
+
+
 def spec_hash_of(side: Side) -> object:
     return (side.status(1) or {}).get("spec_hash")
 

@@ -188,6 +188,24 @@ async def test_a_slot_that_was_won_needs_no_second_place_when_its_job_goes() -> 
         assert side.settler._schedules == {}, "a slot of a new schedule would not be settled"
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+async def test_a_slot_that_is_due_next_waits_while_its_acceptance_is_a_guess(rank: int) -> None:
+    """It may still move; the job table hands it over as soon as it is known not to."""
+    async with ended(Side(rank=lambda _: rank)) as side:
+        side.promote()
+
+        def edited() -> None:
+            side.jobs.jobs["scout"] = replace(side.jobs.jobs["scout"], is_assumed=True)
+            side.clock.now = NOON + 2 * HALF_HOUR
+
+        side.ledger.opened = edited
+        side.come_due(NOON + HALF_HOUR, late=timedelta(seconds=2 * rank))
+        await turned_until(lambda: is_over(side, 1))
+        await turned()
+        assert [slot for slot, _, _ in side.rows()] == ["12:30"]
+        assert side.settler._schedules == {}
+
+
 @pytest.mark.parametrize("before", [0, 3, 9])
 async def test_a_slot_whose_schedule_changes_while_it_waits_for_a_place_says_capacity(
     before: int,
