@@ -241,6 +241,29 @@ async def test_a_job_takes_effect_before_its_verdict_and_is_certain_after_it() -
         assert job.next_run_at == side.clock.now + HALF_HOUR
 
 
+async def test_a_job_follows_the_acceptance_that_the_server_has_kept() -> None:
+    """Somebody else's may have come between the reading and the writing."""
+    side, earlier = Resyncing(), timedelta(minutes=10)
+    side.agents.change(1, councilor(value="30m"))
+    write = side.agents.write_verdicts
+
+    async def kept(
+        verdicts: Sequence[tuple[AgentDocument, Verdict]],
+    ) -> Mapping[DocumentKey, Told | None]:
+        told = await write(verdicts)
+        return {
+            key: replace(one, accepted_at=NOON - earlier) if one else None
+            for key, one in told.items()
+        }
+
+    async with side.running():
+        assert side.jobs.jobs["scout"].next_run_at == NOON + HALF_HOUR
+        assert not side.jobs.jobs["scout"].is_assumed
+        side.agents.write_verdicts = kept  # type: ignore[method-assign]
+        side.change_schedule(1, enabled=False)
+        await turned_until(lambda: side.jobs.jobs["scout"].accepted_at == NOON - earlier)
+
+
 async def test_a_job_whose_verdict_is_refused_is_certain_all_the_same() -> None:
     """A validator of the user's: nobody will ever know better than the guess."""
     side = Resyncing()
