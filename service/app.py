@@ -43,6 +43,7 @@ from service.requests import Requests
 from service.runner import Runner, RunPolicy
 from service.settings import Settings, WrongSettings
 from service.settler import Settler
+from service.settling import Settling
 from service.standby import Standby
 from service.telemetry import Telemetry
 from service.web.routes import Routes
@@ -383,15 +384,24 @@ class _Service:
             parts.cases,
             serving_since=self._serving_since(),
         )
-        self._settler = settler = Settler(
+        settling = Settling(
             self._stores.ledger,
             self._jobs,
             parts.runner,
             parts.cases,
             decisions,
-            requests,
             standby,
             parts.breaker,
+            self._clock,
+        )
+        self._settler = settler = Settler(
+            self._jobs,
+            parts.runner,
+            parts.cases,
+            decisions,
+            settling,
+            requests,
+            standby,
             self._patience,
             self._clock,
             failed=self._stop.fail,

@@ -18,6 +18,7 @@ from service.ports import JobTable, Unavailable
 from service.requests import Requests
 from service.runner import Runner, RunPolicy
 from service.settler import Settler
+from service.settling import Settling
 from service.standby import Standby
 from service.telemetry import Telemetry
 from tests.fakes import NOON, FakeAgents, FakeClock, FakeConductor, FakeLedger
@@ -101,19 +102,28 @@ class Parts:
             self.cases,
             serving_since=self.serving_since,
         )
-        self.settler = Settler(
+        settling = Settling(
             self.ledger,
             self.jobs,
             self.runner,
             self.cases,
             decisions,
-            requests,
             standby,
             self.breaker,
+            self.clock,
+            catch_up_pace=self.pace,
+        )
+        self.settler = Settler(
+            self.jobs,
+            self.runner,
+            self.cases,
+            decisions,
+            settling,
+            requests,
+            standby,
             patience,
             self.clock,
             failed=self.faults.append,
-            catch_up_pace=self.pace,
             batches=AT_ONCE,
         )
 

@@ -216,7 +216,7 @@ async def test_many_due_jobs_are_handed_over_in_slices_of_time(
         "service.adapters.apscheduler.timers.monotonic", lambda: next(ticks) * 0.003
     )
     scheduler = scheduler_of(HeapJobStore(), SlotExecutor(lambda job_id, _: told.append(job_id)))
-    handed_over = []
+    handed_over = list[int]()
     while not handed_over or scheduler.is_behind:
         wait = scheduler._process_jobs()
         assert wait is not None

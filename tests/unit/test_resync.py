@@ -168,7 +168,7 @@ async def test_a_second_look_that_takes_long_does_not_overwrite_a_change() -> No
     looks, released, read = list[Sequence[DocumentKey]](), asyncio.Event(), side.agents.read
 
     async def nothing() -> AsyncIterator[Sequence[Listed]]:
-        for batch in ():
+        for batch in list[Sequence[Listed]]():
             yield batch
 
     async def slowly(
