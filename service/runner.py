@@ -38,6 +38,7 @@ _SHORT = 1_000
 """An output of which it takes longer to give it to a thread."""
 _LOOK_AGAIN_SECONDS = 1.0
 _STARTS_AT_ONCE = 600
+_GATHERING_SECONDS = 0.005
 _BEGUN_AT_ONCE = 8
 """Runs that begin before the event loop may turn to something else."""
 _NOT_CALLED = "the service stopped before it called Conductor"
@@ -107,12 +108,18 @@ class Runner:
             raise
 
     async def take_places(self, most: int) -> int:
-        """Wait until one more run may start, then take as many places as are free; how many."""
+        """Wait until one more run may start, then take as many places as are free; how many.
+
+        Those that get free in the next few milliseconds, too: what starts together costs less.
+        """
         await self.take_place()
         taken = 1
-        while taken < most and not self._places.locked() and not self._starts.locked():
-            await self.take_place()
-            taken += 1
+        for pause in (0.0, _GATHERING_SECONDS):
+            if pause and taken < most:
+                await asyncio.sleep(pause)
+            while taken < most and not self._places.locked() and not self._starts.locked():
+                await self.take_place()
+                taken += 1
         return taken
 
     def give_place_back(self) -> None:

@@ -54,7 +54,7 @@ _NOT_COMMON_YET = "the row is not acknowledged by the majority yet: it may be go
 _OF_A_STRETCH = ("provisional", "slots_missed", "first_slot", "last_slot")
 _MOST_TAKEN = 1_000
 _SINGLES_AT_ONCE = 8
-_CLOSINGS = BatchPolicy(distance_seconds=0.02)
+_CLOSINGS = BatchPolicy(distance_seconds=0.01)
 """Each batch takes four commands, and nobody waits for it."""
 _TAKEN_FIELDS = dict.fromkeys(("scheduled_for", "last_slot", "created_at", "provisional"), 1)
 _STARTED = {"status": {"$in": [Status.RUNNING, Status.COMPLETED, Status.ERROR]}}
