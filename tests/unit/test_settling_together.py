@@ -71,10 +71,11 @@ async def test_more_slots_than_places_all_run_as_places_get_free() -> None:
         for agent_id in MANY:
             side.promote(agent_id)
             due(side, agent_id)
+        await eventually(lambda: _is(len(side.conductor.orders) >= 7))
         await turned(500)
         assert len(side.conductor.orders) == 7
         side.conductor.released.set()
-        await turned_until(lambda: is_over(side, len(MANY)), turns=20_000)
+        await eventually(lambda: _is(is_over(side, len(MANY))))
         assert {row["status"] for row in side.ledger.rows.values()} == {Status.COMPLETED}
 
 
