@@ -213,7 +213,7 @@ async def test_many_due_jobs_are_handed_over_in_slices_of_time(
 ) -> None:
     told, ticks = list[str](), iter(range(1_000))
     monkeypatch.setattr(
-        "service.adapters.apscheduler.timers.monotonic", lambda: next(ticks) * 0.003
+        "service.adapters.apscheduler.timers.monotonic", lambda: next(ticks) * 0.002
     )
     scheduler = scheduler_of(HeapJobStore(), SlotExecutor(lambda job_id, _: told.append(job_id)))
     handed_over = list[int]()

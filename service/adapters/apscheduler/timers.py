@@ -17,7 +17,7 @@ from service.ports import Clock
 
 log = structlog.get_logger()
 
-_SLICE_SECONDS = 0.008
+_SLICE_SECONDS = 0.005
 """Due jobs are handed over for so long before the loop may turn to something else."""
 LONGEST_SLEEP = timedelta(seconds=5)
 """Timers run on the monotonic clock: waking this often notices a suspended or stepped clock."""

@@ -102,18 +102,20 @@ class MongoAgents:
     async def read(
         self, keys: Sequence[DocumentKey], *, with_stats: bool = False
     ) -> Sequence[AgentDocument]:
-        found = {}
-        for raw in await self._found(keys, _WITH_STATS if with_stats else _PROJECTION):
-            document = document_of(raw, self._seal)
-            found[document.key] = document
-        return [found.get(key) or AgentDocument(key, None) for key in keys]
+        projection = _WITH_STATS if with_stats else _PROJECTION
+        return await self._documents_of(keys, projection, self._seal)
 
     async def look(self, keys: Sequence[DocumentKey]) -> Sequence[AgentDocument]:
+        return await self._documents_of(keys, _SETTLED_BY, None)
+
+    async def _documents_of(
+        self, keys: Sequence[DocumentKey], projection: Mapping[str, int], seal: bytes | None
+    ) -> Sequence[AgentDocument]:
         found: dict[DocumentKey, AgentDocument] = {}
-        for place, raw in enumerate(await self._found(keys, _SETTLED_BY)):
+        for place, raw in enumerate(await self._found(keys, projection)):
             if place % _READ_AT_ONCE == _READ_AT_ONCE - 1:
                 await asyncio.sleep(0)
-            document = document_of(raw)
+            document = document_of(raw, seal)
             found[document.key] = document
         return [found.get(key) or AgentDocument(key, None) for key in keys]
 

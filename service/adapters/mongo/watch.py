@@ -23,6 +23,8 @@ _unanswered: set["asyncio.Task[Any]"] = set()
 """Keeps what nobody waits for any more from being collected before it ends."""
 _DOCUMENT_CHANGES = {"insert", "update", "replace", "delete"}
 _ENDINGS = {"drop", "rename", "dropDatabase", "invalidate"}
+_AT_ONCE = 200
+"""Events that are looked into before the event loop may turn to something else."""
 
 
 @asynccontextmanager
@@ -68,7 +70,11 @@ class OpenWatch:
             events = await self._next()
         except PyMongoError as error:
             raise _loss(error) from error
-        changes = list(self._changes_in(events))
+        changes: list[Changed] = []
+        for start in range(0, len(events), _AT_ONCE):
+            if start:
+                await asyncio.sleep(0)
+            changes += self._changes_in(events[start : start + _AT_ONCE])
         # A stream that has ended answers nothing for ever, without an error (FAULTS 0.3).
         if not events and not self._stream.is_alive:
             raise WatchLost("ended", "the change stream has ended")
