@@ -28,7 +28,7 @@ from service.verdicts import Verdicts
 
 _BATCH = 400
 _KNOWN, _OTHERS, _NEW = range(3)
-_PORTION, _MARKED_AT_ONCE = 50, 200
+_PORTION = 50
 """Documents that are judged before the event loop may turn to something else."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _PAUSE_AFTER_REFUSAL = 30.0
@@ -186,9 +186,7 @@ class Reconciler:
             changes = await watch.changes()
             self._health.watch_answered()
             self._telemetry.changes_seen(Counter(operation for _, operation in changes))
-            for place, (key, operation) in enumerate(changes):
-                if place % _MARKED_AT_ONCE == _MARKED_AT_ONCE - 1:
-                    await asyncio.sleep(0)
+            for key, operation in changes:
                 if self._changed is not None:
                     self._changed.add(key)
                 self._mark(key, operation)

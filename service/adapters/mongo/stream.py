@@ -24,8 +24,8 @@ Event = Mapping[str, Any]
 
 MAX_AWAIT_MS = 1_000
 """How long the server holds a read of a quiet stream."""
-_MOST_AT_ONCE = 2_000
-"""Events in one reply: decoding them holds the interpreter."""
+_MOST_AT_ONCE = 1_000
+"""Events in one reply: decoding them holds the interpreter, and they are marked in one step."""
 _RESUMES = 2
 """The first may still ask a server that is no primary any more."""
 _IDLE_CONNECTIONS = 12
