@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 _MANY = 50
 """New jobs that are worth it."""
-_THRESHOLDS = (10_000, 100, 100)
+_THRESHOLDS = (20_000, 50, 100)
 """With thousands of runs on their way, the usual 700 new objects have it look at them all the time:
 it takes a quarter of the processor time of a run."""
 
