@@ -94,6 +94,24 @@ async def test_what_is_off_among_many_is_skipped_and_keeps_nobody_from_running()
         assert said == {"a": None, "b": Reason.PAUSED, "c": Reason.DELETED, "d": None}
 
 
+async def test_what_was_paused_when_its_slot_came_does_not_run_late_among_others() -> None:
+    async with ended(Side()) as side:
+        for agent_id in ("a", "b"):
+            side.promote(agent_id)
+        paused = councilor("b")
+        paused["councilor_config"]["schedule"]["enabled"] = False
+        side.clock.now = NOON + HALF_HOUR - timedelta(minutes=1)
+        side.agents.change("b", paused)
+        side.clock.now = NOON + HALF_HOUR + timedelta(seconds=1, milliseconds=500)
+        side.agents.change("b", councilor("b"))
+        side.clock.now = NOON + HALF_HOUR + timedelta(seconds=2)
+        for agent_id in ("a", "b"):
+            due(side, agent_id)
+        await turned_until(lambda: is_over(side, 2))
+        said = {row["councilor_id"]: row["reason"] for row in side.ledger.rows.values()}
+        assert said == {"a": None, "b": Reason.PAUSED}
+
+
 async def test_a_claim_of_many_that_seemed_lost_or_is_refused_costs_no_other() -> None:
     async with ended(Side()) as side:
         for agent_id in ("a", "lost", "refused", "d"):
