@@ -128,7 +128,7 @@ class Runner:
         self._places.release()
 
     async def start(self, launch: Launch) -> Claim:
-        """The same for one run; raises what became of it where that is no claim."""
+        """Do what `start_all` does for one run; raises what became of it where that is no claim."""
         return await asyncio.shield(self._launches.ask(launch))
 
     async def start_all(self, launches: Sequence[Launch]) -> Sequence[Answered]:

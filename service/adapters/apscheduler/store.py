@@ -11,7 +11,7 @@ from apscheduler.triggers.base import BaseTrigger
 from service.domain.schedule import Timetable
 
 _MOST_DUE_AT_ONCE = 200
-"""Due jobs handed out before the loop may turn to something else."""
+"""Due jobs in one answer of `get_due_jobs`, which APScheduler's own scheduler would ask."""
 _NO_ARGUMENTS: dict[str, Any] = {}
 
 _Entry = tuple[float, int, str]
