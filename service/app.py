@@ -140,7 +140,7 @@ async def serve(settings: Settings, stop: Stop) -> None:
 
     Raises WrongSettings, Misconfigured, CannotListen, or what ended a task that must not end.
     """
-    garbage.tune()
+    garbage.tune(settings.scheduler_max_concurrent_runs)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(connected(mongodb_url(settings)))
         await _Service(settings, client, stop).run(stack)
@@ -335,7 +335,10 @@ class _Service:
                 self._clock,
                 policy=schedule_policy(settings),
             )
-            async with self._task(breaker.probe(), "ask for Conductor"):
+            async with (
+                self._task(breaker.probe(), "ask for Conductor"),
+                self._task(garbage.collect_when_quiet(lambda: runner.is_quiet), "collect garbage"),
+            ):
                 try:
                     yield _RunningParts(breaker, runner, cases)
                 finally:

@@ -17,7 +17,7 @@ Answer = TypeVar("Answer")
 _MOST, _HEAVIEST = 200, 4_000_000
 _AT_ONCE = 4
 """Batches on the way: a slow one holds back none behind it, and many more would be slower."""
-_ANSWERED_AT_ONCE = 20
+_ANSWERED_AT_ONCE = 10
 """Callers that are woken before the event loop may turn to something else."""
 
 

@@ -32,7 +32,7 @@ from service.telemetry import Telemetry
 
 _TICK = timedelta(microseconds=1)
 _LOOKS, _LOOK_AGAIN_SECONDS = 20, 0.1
-_AT_ONCE = 20
+_AT_ONCE = 10
 """Documents that are read before the event loop may turn to something else."""
 
 

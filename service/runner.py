@@ -39,8 +39,10 @@ _SHORT = 1_000
 _LOOK_AGAIN_SECONDS = 1.0
 _STARTS_AT_ONCE = 600
 _GATHERING_SECONDS = 0.005
-_BEGUN_AT_ONCE = 8
+_BEGUN_AT_ONCE = 4
 """Runs that begin before the event loop may turn to something else."""
+_QUIET = 100
+"""So many runs on their way are few."""
 _NOT_CALLED = "the service stopped before it called Conductor"
 _STOPPED = "the service stopped before Conductor answered; what it made of it is not known"
 
@@ -93,6 +95,11 @@ class Runner:
     def is_full(self) -> bool:
         """Tell whether whoever wants a place now has to wait for one."""
         return self._places.locked()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Tell whether few runs are on their way."""
+        return len(self.executions) <= _QUIET
 
     async def take_place(self) -> None:
         """Wait until one more run may start. Give the place back, or `start` a run in it.

@@ -4,11 +4,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Coroutine
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import structlog
 import typer
@@ -19,6 +17,7 @@ from service.adapters.mongo.replica_set import initiate
 from service.app import Stop, mongodb_url, serve
 from service.cli.common import FAILED, cli
 from service.domain.interval import ScheduleError, interval_from
+from service.loop import run_loop
 from service.ports import ServiceError
 from service.settings import Settings, settings_from_environment, unknown_variables
 from service.telemetry import configure_logging
@@ -48,10 +47,10 @@ def run(
         raise typer.BadParameter("--data-dir goes with --embedded")
     if not is_embedded:
         mongodb_url(settings)
-        _run_loop(_served(settings))
+        run_loop(_served(settings))
         return
     folder = data_dir or embedded.default_data_dir(os.environ, sys.platform)
-    _run_loop(_served_embedded(settings, folder))
+    run_loop(_served_embedded(settings, folder))
 
 
 async def _served(settings: Settings) -> None:
@@ -103,16 +102,7 @@ def demo(
     """Show it all: a local MongoDB, a stand-in Conductor, and a writer that changes documents."""
     from service.demo.story import tell  # noqa: PLC0415 the service itself does not need it
 
-    _run_loop(tell(_duration(run_for) if run_for is not None else None))
-
-
-def _run_loop(work: Coroutine[Any, Any, None]) -> None:
-    if find_spec("uvloop") is None:
-        asyncio.run(work)
-        return
-    import uvloop  # noqa: PLC0415 the extra `speed`: used where it is installed
-
-    uvloop.run(work)
+    run_loop(tell(_duration(run_for) if run_for is not None else None))
 
 
 def _duration(text: str) -> timedelta:

@@ -17,8 +17,9 @@ import orjson
 from service.app import Stop, serve
 
 # What the command `run` is made of, so that what is measured is what people run.
-from service.cli.running import _run_loop, _stop_on_signals
+from service.cli.running import _stop_on_signals
 from service.domain.execution import Fire
+from service.loop import run_loop
 from service.settings import Settings, settings_from_environment
 from service.settler import Settler
 from service.telemetry import configure_logging
@@ -79,7 +80,7 @@ def main() -> None:
     """Serve until a signal comes."""
     settings = settings_from_environment()
     configure_logging(settings.scheduler_log_format, settings.scheduler_log_level)
-    _run_loop(_served(settings, None if "--unwatched" in sys.argv else Watcher()))
+    run_loop(_served(settings, None if "--unwatched" in sys.argv else Watcher()))
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from service.adapters.mongo.client import Client, connected
 from service.adapters.mongo.keys import key_of
 from service.adapters.mongo.ledger import MongoLedger
 from service.adapters.mongo.stats import CountedRun, Sums, counted, counted_in, summed
-from service.domain.execution import Claim, Execution
+from service.domain.execution import Claim, Execution, Stretch
 from service.domain.severity import Severity
-from service.ports import Refused
+from service.ports import Refused, TakenSlots
 from tests.claiming import opened
-from tests.contract.test_ledger import MINUTE, outcome, run_of
+from tests.contract.test_ledger import MINUTE, missed, outcome, run_of
 from tests.fakes import NOON
 
 pytestmark = pytest.mark.mongo
@@ -335,3 +335,36 @@ async def test_a_row_that_is_too_large_fails_for_no_other(ledger: MongoLedger) -
     )
     assert isinstance(said[1], Refused)
     assert (said[0], said[2]) == (Claim.WON, Claim.WON)
+
+
+async def test_what_is_taken_is_told_to_each_who_asks(
+    ledger: MongoLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one asks for so long ago that its rows would hide those of the others."""
+    for minute in range(8):
+        await ledger.record(replace(missed(minute, minute), agent_id="old", stretch=None))
+    await ledger.record(replace(missed(1, 5), agent_id="new"))
+    await ledger.record(replace(missed(7, 7), agent_id="new", stretch=None))
+    asked = [("old", 0), ("new", 4), ("none", 0), ("new", 6), ("old", 7)]
+    slots = [[0, 1, 2, 3, 4, 5, 6, 7], [1, 7], [], [7], [7]]
+    for most in (1_000, 5):
+        monkeypatch.setattr("service.adapters.mongo.ledger._MOST_TAKEN_TOGETHER", most)
+        taken = await asyncio.gather(
+            *(ledger.taken(agent_id, NOON + minutes * MINUTE) for agent_id, minutes in asked)
+        )
+        assert [[(row.first - NOON) / MINUTE for row in rows] for rows in taken] == slots
+
+
+async def test_stretches_are_confirmed_each_as_it_is(ledger: MongoLedger) -> None:
+    agents = [f"agent {number}" for number in range(3)]
+    rows = [replace(missed(1, 5), agent_id=agent_id) for agent_id in agents]
+    for row in rows:
+        assert await ledger.record(row)
+    ends = [NOON + minutes * MINUTE for minutes in (2, 3, 4)]
+    final = [
+        replace(row, stretch=Stretch(NOON + MINUTE, end, 2))
+        for row, end in zip(rows, ends, strict=True)
+    ]
+    await asyncio.gather(*map(ledger.confirm, final))
+    taken = await asyncio.gather(*(ledger.taken(agent_id, NOON) for agent_id in agents))
+    assert taken == [[TakenSlots(NOON + MINUTE, end)] for end in ends]

@@ -1,7 +1,10 @@
 """The collector is left as it was found, whatever happens meanwhile."""
 
+import asyncio
 import gc
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import pytest
 
@@ -18,6 +21,57 @@ def _as_it_was() -> Iterator[None]:
     gc.set_threshold(*threshold)
     if not was_enabled:
         gc.disable()
+
+
+def test_runs_on_their_way_are_no_reason_to_collect() -> None:
+    switch_seconds = sys.getswitchinterval()
+    try:
+        garbage.tune(2_000)
+        threshold, *_ = gc.get_threshold()
+        assert threshold >= 100 * 2_000, "objects of runs, as measured"
+        assert gc.get_freeze_count() > 0, "what there was before is never looked at"
+        assert sys.getswitchinterval() < switch_seconds
+    finally:
+        sys.setswitchinterval(switch_seconds)
+
+
+async def collected(
+    monkeypatch: pytest.MonkeyPatch, seconds: Sequence[tuple[bool, int]]
+) -> list[int]:
+    """Which generations are collected in seconds that are quiet or not, with new objects."""
+    coming, now, generations = iter(seconds), [(False, 0)], list[int]()
+
+    async def second(_: float) -> None:
+        try:
+            now[0] = next(coming)
+        except StopIteration:
+            raise asyncio.CancelledError from None
+
+    monkeypatch.setattr(asyncio, "sleep", second)
+    monkeypatch.setattr(gc, "get_count", lambda: (now[0][1], 0, 0))
+    monkeypatch.setattr(gc, "collect", generations.append)
+    with suppress(asyncio.CancelledError):
+        await garbage.collect_when_quiet(lambda: now[0][0])
+    return generations
+
+
+async def test_what_is_new_is_collected_after_a_whole_quiet_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    busy, quiet = (False, 5_000), (True, 5_000)
+    assert await collected(monkeypatch, [busy, quiet, busy, quiet, busy]) == []
+    assert await collected(monkeypatch, [busy, quiet, quiet, quiet]) == [0, 0]
+
+
+async def test_hardly_anything_new_is_not_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await collected(monkeypatch, [(True, 999)] * 5) == []
+
+
+async def test_older_objects_have_their_turn_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generations = await collected(monkeypatch, [(True, 1_000)] * 10_001)
+    assert [generations.count(age) for age in (0, 1, 2)] == [9_800, 198, 2]
 
 
 def test_few_new_jobs_stay_with_the_collector() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING, InsertOne, ReadPreference
+from pymongo import ASCENDING, DESCENDING, InsertOne, ReadPreference, UpdateOne
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.read_concern import ReadConcern
 
@@ -52,7 +52,7 @@ _FOREIGN_END = {
 }
 _NOT_COMMON_YET = "the row is not acknowledged by the majority yet: it may be gone with its primary"
 _OF_A_STRETCH = ("provisional", "slots_missed", "first_slot", "last_slot")
-_MOST_TAKEN = 1_000
+_MOST_TAKEN, _MOST_TAKEN_TOGETHER = 1_000, 4_000
 _SINGLES_AT_ONCE = 8
 _CLOSINGS = BatchPolicy(distance_seconds=0.01)
 """Each batch takes four commands, and nobody waits for it."""
@@ -81,7 +81,8 @@ class MongoLedger:
         )
         self._lookups = Batcher(self._look_up)
         self._owners = Batcher(self._running_owners)
-        self._earliest = Batcher(self._taken_since, most=1, at_once=_SINGLES_AT_ONCE)
+        self._earliest = Batcher(self._taken_since)
+        self._confirmations = Batcher(self._confirm_all)
         self._notes = Batcher(self._note_one, most=1, at_once=_SINGLES_AT_ONCE)
 
     async def prepare(self, keep_for: timedelta | None) -> None:
@@ -182,12 +183,18 @@ class MongoLedger:
         return left.matched_count == 1
 
     async def confirm(self, not_run: NotRun) -> None:
-        row = {"execution_id": not_run.execution_id, "owner": not_run.owner}
-        with translated():
-            await self._rows.update_one(
-                {**row, "provisional": True},
-                {"$set": stretch_of(not_run.stretch), "$unset": {"provisional": ""}},
+        await self._confirmations.ask(not_run)
+
+    async def _confirm_all(self, rows: Sequence[NotRun]) -> Sequence[ServiceError | None]:
+        updates = [
+            UpdateOne(
+                {"execution_id": row.execution_id, "owner": row.owner, "provisional": True},
+                {"$set": stretch_of(row.stretch), "$unset": {"provisional": ""}},
             )
+            for row in rows
+        ]
+        written = await write_all(self._rows, updates)
+        return [meaning_of(failure) if failure else None for failure in written.failures]
 
     async def discard(self, not_run: NotRun) -> None:
         row = {"execution_id": not_run.execution_id, "owner": not_run.owner}
@@ -238,17 +245,26 @@ class MongoLedger:
     async def _taken_since(
         self, asked: Sequence[tuple[str, datetime]]
     ) -> Sequence[Sequence[TakenSlots]]:
-        ((agent_id, since),) = asked
+        most = _MOST_TAKEN if len(asked) == 1 else _MOST_TAKEN_TOGETHER
+        since = min(since for _, since in asked)
         wanted = {
-            "councilor_id": agent_id,
+            "councilor_id": {"$in": sorted({agent_id for agent_id, _ in asked})},
             "trigger": {"$ne": Trigger.MANUAL.value},
             "scheduled_for": {"$type": "date"},
             "$or": [{"scheduled_for": {"$gte": since}}, {"last_slot": {"$gte": since}}],
         }
+        found: defaultdict[str, list[TakenSlots]] = defaultdict(list)
         with translated():
-            rows = self._rows.find(wanted, _TAKEN_FIELDS)
-            earliest = rows.sort("scheduled_for", ASCENDING).limit(_MOST_TAKEN)
-            return [[taken_by(row) async for row in earliest]]
+            rows = self._rows.find(wanted, {**_TAKEN_FIELDS, "councilor_id": 1})
+            async for row in rows.sort("scheduled_for", ASCENDING).limit(most):
+                found[row["councilor_id"]].append(taken_by(row))
+        if len(asked) > 1 and sum(map(len, found.values())) == most:
+            # One of them asks for long ago: it must not hide what there is of the others.
+            return [(await self._taken_since([one]))[0] for one in asked]
+        return [
+            [slots for slots in found[agent_id] if slots.last >= since][:_MOST_TAKEN]
+            for agent_id, since in asked
+        ]
 
     async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
         wanted = {"execution_id": {"$in": list(execution_ids)}}
