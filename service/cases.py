@@ -105,8 +105,9 @@ class Cases:
         """Tell whether the document wanted no run when the slot came due, as far as is known.
 
         For slots that are settled late: a pause before them and a resumption after them would not
-        be seen in the document as it is now. Known are its states at whole seconds: it was off if
-        it was in the second after the slot, or in the one before and not seen on since then.
+        be seen in the document as it is now. Known are its states at whole seconds: at the slot's
+        own, where it has one; else it was off if it was so at the second after the slot, or at the
+        one before and not seen on since then.
         """
         instants = _instants_around(case, slot)
         if not instants:
@@ -174,10 +175,11 @@ class Cases:
         orphan: Execution | None,
     ) -> Launch:
         assert case.councilor is not None
-        config = (case.document.fields or {}).get("councilor_config")
-        timeout = self._runner.policy.timeout
+        fields = case.document.fields or {}
+        config, timeout = fields.get("councilor_config"), self._runner.policy.timeout
         order = order_for(case.councilor, config, execution, timeout, next_slot)
-        return Launch(execution, case.fire.key, order, case.looked_at, orphan)
+        stats = fields.get("stats")
+        return Launch(execution, case.fire.key, order, case.looked_at, stats, orphan)
 
     def _nonce(self, execution_id: str) -> str:
         """The same for every try of this process: a claim that seemed lost is known again."""
@@ -283,6 +285,8 @@ def _before_others(stretch: Stretch, known: Sequence[TakenSlots], timetable: Tim
 
 def _instants_around(case: Case, slot: datetime) -> Sequence[datetime]:
     before = slot.replace(microsecond=0)
+    if before == slot:
+        return [slot]
     after = before + timedelta(seconds=1)
     instants = [] if _is_seen_on(case.document, before, slot) else [before]
     return [*instants, after] if case.now > after else instants

@@ -25,6 +25,8 @@ class Launch:
     order: Order
     looked_at: float
     """When the document was read, by the monotonic clock, in seconds."""
+    stats: object = None
+    """The agent's statistics as they were then, whatever they are; None where there were none."""
     orphan: Execution | None = None
     """The run of a dead replica that this one goes on with: its row is taken over."""
 

@@ -265,9 +265,17 @@ class Ledger(Protocol):
     async def discard(self, not_run: NotRun) -> None:
         """Remove a row whose slot is in a stretch of another row. Raises Unavailable."""
 
-    async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
+    async def close(
+        self,
+        execution: Execution,
+        key: DocumentKey | None,
+        outcome: Outcome,
+        stats: object = None,
+    ) -> bool:
         """End a running row, then count it in the agent's statistics.
 
+        `stats` are those as they were last seen, None where there were none: if they are so still,
+        to count costs less.
         False where the row is not running, or not ours, any more: then nothing was written. May be
         called again after Unavailable: nothing is counted twice.
         """

@@ -233,7 +233,7 @@ class Runner:
     def _begin(self, launch: Launch) -> None:
         """Run what was claimed; its claim is acknowledged, and so this is its true start."""
         execution = launch.execution.begun(self._clock())
-        run = self._run(execution, launch.key, launch.order)
+        run = self._run(execution, launch)
         self._going[execution.agent_id] = self._seen_to(run, f"run {execution.execution_id}")
         self._telemetry.run_started(execution)
 
@@ -241,19 +241,19 @@ class Runner:
         self.executions.discard(execution.execution_id)
         self._places.release()
 
-    async def _run(self, execution: Execution, key: DocumentKey, order: Order) -> None:
+    async def _run(self, execution: Execution, launch: Launch) -> None:
         task = asyncio.current_task()
         try:
-            outcome = await self._outcome(execution, order)
+            outcome = await self._outcome(execution, launch.order)
             if outcome is None:
                 log.warning("run_given_up", execution_id=execution.execution_id)
                 return
             try:
-                await self._record_surely(execution, key, outcome)
+                await self._record_surely(execution, launch, outcome)
             except Exception as error:  # noqa: BLE001 told, and recorded in its place
                 # A row that stays `running` under a living owner would forbid every later run.
                 _tell_not_recorded(execution, error)
-                await self._record_surely(execution, key, self._crash(outcome.attempts))
+                await self._record_surely(execution, launch, self._crash(outcome.attempts))
         except Exception as error:  # noqa: BLE001 told
             _tell_not_recorded(execution, error)
         finally:
@@ -263,11 +263,11 @@ class Runner:
             self._telemetry.run_left()
             self._forget(execution)
 
-    async def _record_surely(
-        self, execution: Execution, key: DocumentKey, outcome: Outcome
-    ) -> None:
+    async def _record_surely(self, execution: Execution, launch: Launch, outcome: Outcome) -> None:
         """Record an outcome, however long the database is away, also while draining."""
-        await self._patience.retried(lambda: self._record(execution, key, outcome))
+        await self._patience.retried(
+            lambda: self._record(execution, launch.key, outcome, launch.stats)
+        )
 
     async def _outcome(self, execution: Execution, order: Order) -> Outcome | None:
         """How the run ended; None where it turns out to be somebody else's by now."""
@@ -319,9 +319,13 @@ class Runner:
         return await asyncio.to_thread(severity_of, output, rule)
 
     async def _record(
-        self, execution: Execution, key: DocumentKey | None, outcome: Outcome
+        self,
+        execution: Execution,
+        key: DocumentKey | None,
+        outcome: Outcome,
+        stats: object = None,
     ) -> None:
-        if await self._ledger.close(execution, key, outcome):
+        if await self._ledger.close(execution, key, outcome, stats):
             self._telemetry.run_ended(execution, outcome)
         else:
             log.warning("run_result_refused", execution_id=execution.execution_id)

@@ -374,7 +374,13 @@ class FakeLedger:
             self.recorded()
         return True
 
-    async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
+    async def close(
+        self,
+        execution: Execution,
+        key: DocumentKey | None,
+        outcome: Outcome,
+        stats: object = None,
+    ) -> bool:
         self.outage.check()
         row = self.rows.get(execution.execution_id)
         if row is None or (row.get("owner"), row.get("nonce")) != (

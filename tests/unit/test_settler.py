@@ -626,7 +626,9 @@ async def test_a_claim_that_seemed_lost_does_not_stand_in_the_way_of_a_later_slo
 async def test_an_outcome_that_the_ledger_refuses_does_not_block_the_agent(side: Side) -> None:
     closed = side.ledger.close
 
-    async def refuse_once(execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
+    async def refuse_once(
+        execution: Execution, key: DocumentKey | None, outcome: Outcome, stats: object = None
+    ) -> bool:
         side.ledger.close = closed  # type: ignore[method-assign]
         raise Refused("by a validator")
 
@@ -644,10 +646,10 @@ async def test_the_next_slot_may_be_won_while_the_run_before_is_still_being_coun
     closed, is_closed, may_go_on = side.ledger.close, asyncio.Event(), asyncio.Event()
 
     async def close_and_linger(
-        execution: Execution, key: DocumentKey | None, outcome: Outcome
+        execution: Execution, key: DocumentKey | None, outcome: Outcome, stats: object = None
     ) -> bool:
         side.ledger.close = closed  # type: ignore[method-assign]
-        answer = await closed(execution, key, outcome)
+        answer = await closed(execution, key, outcome, stats)
         is_closed.set()
         await may_go_on.wait()
         return answer

@@ -15,6 +15,7 @@ from service.adapters.mongo.bulks import meaning_of, write_all
 from service.adapters.mongo.client import DURABLE, Client, translated, translation_of
 from service.adapters.mongo.documents import RAW, document_of, documents_in, listed
 from service.adapters.mongo.keys import id_of, key_in
+from service.adapters.mongo.stats import SUMS
 from service.adapters.mongo.stream import RawCollection
 from service.adapters.mongo.verdicts import (
     guarded_filter,
@@ -55,6 +56,8 @@ _SETTLED_BY = {
     ),
 }
 """What slots are settled by: of the status, what is written for people is left out."""
+_RUN_BY = {**_SETTLED_BY, **{f"stats.{name}": 1 for name in SUMS}}
+"""The same, and what the statistics are that the run will be counted in."""
 _WITH_STATS = {**_PROJECTION, "stats": 1}
 # Anything but null and false: what is neither is invalid, and told so. An array that holds one of
 # them would be matched as if it were one.
@@ -106,7 +109,7 @@ class MongoAgents:
         return await self._documents_of(keys, projection, self._seal)
 
     async def look(self, keys: Sequence[DocumentKey]) -> Sequence[AgentDocument]:
-        return await self._documents_of(keys, _SETTLED_BY, None)
+        return await self._documents_of(keys, _RUN_BY, None)
 
     async def _documents_of(
         self, keys: Sequence[DocumentKey], projection: Mapping[str, int], seal: bytes | None
@@ -172,7 +175,7 @@ class MongoAgents:
         at = Timestamp(int(instant.timestamp()), 0)
         try:
             past = {"level": "snapshot", "atClusterTime": at}
-            raws = await self._commanded(keys, _SETTLED_BY, past)
+            raws = await self._commanded(keys, _RUN_BY, past)
         except OperationFailure as error:
             if error.code in _NOT_REMEMBERED:
                 return None

@@ -12,7 +12,7 @@ from pymongo.errors import PyMongoError
 
 from service.adapters.mongo.bulks import Failure, changed_at_once, meaning_of, write_all
 from service.adapters.mongo.client import translated, translation_of
-from service.adapters.mongo.keys import id_of, key_of
+from service.adapters.mongo.keys import id_of
 from service.adapters.mongo.rows import end_of, ended, running_filter
 from service.adapters.mongo.stats import CountedRun, Sums, counted, counted_in, summed
 from service.domain.councilor import DocumentKey
@@ -34,6 +34,8 @@ class Ending:
     execution: Execution
     key: DocumentKey | None
     outcome: Outcome
+    stats: object = None
+    """The agent's statistics as they were seen; None where there were none."""
 
     @property
     def weight(self) -> int:
@@ -54,6 +56,7 @@ class Count:
     agent_id: str
     key: DocumentKey | None
     run: CountedRun
+    stats: object = None
 
 
 class Endings:
@@ -71,7 +74,7 @@ class Endings:
         answers = await self._closed(endings)
         closed = [place for place, answer in enumerate(answers) if answer is True]
         ends = [endings[place] for place in closed]
-        counts = [Count(end.execution.agent_id, end.key, end.run) for end in ends]
+        counts = [Count(end.execution.agent_id, end.key, end.run, end.stats) for end in ends]
         for place, trouble in zip(closed, await self.count_all(counts), strict=True):
             if trouble is not None:
                 answers[place] = trouble
@@ -141,7 +144,7 @@ class Endings:
         if await self._are_added(counts):
             failures: Sequence[Failure | None] = [None] * len(counts)
         else:
-            # Somebody else has counted at the same time, or what is there is not of ours.
+            # Others have counted since, or what is there is not of ours; or some agent is gone.
             updates = [UpdateOne(_agent_of(count), counted(count.run)) for count in counts]
             failures = (await write_all(self._agents, updates)).failures
         answers: list[Exception | None] = []
@@ -165,30 +168,23 @@ class Endings:
         return answers
 
     async def _are_added(self, counts: Sequence[Count]) -> bool:
-        """Count these runs by what the statistics are now; False where that cannot be done so."""
-        keys = [count.key for count in counts]
-        if None in keys:
-            return False
-        wanted = {"_id": {"$in": [id_of(key) for key in keys if key is not None]}}
-        with translated():
-            found = self._agents.find(wanted, {"stats": 1})
-            stats = {key_of(document["_id"]): document.get("stats") async for document in found}
+        """Count these on top of what was seen; False where that is not known to have been done."""
         agents: dict[DocumentKey, tuple[str, Sums]] = {}
         for count in counts:
-            if count.key is None or count.key not in stats:
-                continue  # the agent is gone, and its statistics with it
-            sums = counted_in(stats[count.key], count.run)
-            if sums is None:
+            if count.key is None:
                 return False
-            stats[count.key] = sums.after
-            if sums.after != sums.before:
-                agent_id, earlier = agents.get(count.key, (count.agent_id, sums))
-                if agent_id != count.agent_id:
-                    return False  # it was renamed in between
-                agents[count.key] = (count.agent_id, Sums(earlier.before, sums.after))
-        if not agents:
+            agent_id, earlier = agents.get(count.key, (count.agent_id, None))
+            sums = counted_in(earlier.after if earlier else count.stats, count.run)
+            if sums is None or agent_id != count.agent_id:
+                return False  # somebody else's statistics, or it was renamed in between
+            agents[count.key] = (agent_id, Sums(earlier.before, sums.after) if earlier else sums)
+        added = [
+            (id_of(key), agent_id, sums)
+            for key, (agent_id, sums) in agents.items()
+            if sums.after != sums.before
+        ]
+        if not added:
             return True
-        added = [(id_of(key), agent_id, sums) for key, (agent_id, sums) in agents.items()]
         wanted = {"_id": {"$in": [document_id for document_id, _, _ in added]}}
         return await changed_at_once(self._agents, wanted, summed(added)) == len(added)
 

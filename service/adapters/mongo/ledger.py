@@ -54,8 +54,8 @@ _NOT_COMMON_YET = "the row is not acknowledged by the majority yet: it may be go
 _OF_A_STRETCH = ("provisional", "slots_missed", "first_slot", "last_slot")
 _MOST_TAKEN, _MOST_TAKEN_TOGETHER = 1_000, 4_000
 _SINGLES_AT_ONCE = 8
-_CLOSINGS = BatchPolicy(distance_seconds=0.01)
-"""Each batch takes four commands, and nobody waits for it."""
+_CLOSINGS = BatchPolicy(distance_seconds=0.02)
+"""Each batch takes three commands or four, and nobody waits for it."""
 _TAKEN_FIELDS = dict.fromkeys(("scheduled_for", "last_slot", "created_at", "provisional"), 1)
 _STARTED = {"status": {"$in": [Status.RUNNING, Status.COMPLETED, Status.ERROR]}}
 
@@ -201,8 +201,14 @@ class MongoLedger:
         with translated():
             await self._rows.delete_one({**row, "status": not_run.status.value})
 
-    async def close(self, execution: Execution, key: DocumentKey | None, outcome: Outcome) -> bool:
-        return await self._closings.ask(Ending(execution, key, outcome))
+    async def close(
+        self,
+        execution: Execution,
+        key: DocumentKey | None,
+        outcome: Outcome,
+        stats: object = None,
+    ) -> bool:
+        return await self._closings.ask(Ending(execution, key, outcome, stats))
 
     async def count_forgotten(self, before: datetime) -> int:
         wanted = {

@@ -15,7 +15,8 @@ _REMEMBERED = 20
 """More runs than an agent can have while a crash keeps one from being counted."""
 _LARGEST = 2**31 - 2
 _TENTH = Decimal("0.1")
-_SUMS = ("total_executions", "successful_executions", "last_execution", "counted")
+SUMS = ("total_executions", "successful_executions", "last_execution", "counted")
+"""The fields of `stats` that others follow from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def counted_in(stats: object, run: CountedRun) -> Sums | None:
     if stats is None:
         before: dict[str, Any] = {}
     elif isinstance(stats, Mapping) and _is_of_ours(stats):
-        before = {name: stats[name] for name in _SUMS}
+        before = {name: stats[name] for name in SUMS}
     else:
         return None
     mark, marks = _mark_of(run), before.get("counted", [])
@@ -75,7 +76,7 @@ def summed(agents: Sequence[tuple[Any, str, Sums]]) -> list[dict[str, Any]]:
             for _, agent_id, sums in agents
         ],
     )
-    there = {"agent_id": "$agent_id", **{name: f"$stats.{name}" for name in _SUMS}}
+    there = {"agent_id": "$agent_id", **{name: f"$stats.{name}" for name in SUMS}}
     added = {"$mergeObjects": ["$stats", "$$entry.after"]}
     stats = {"$cond": [{"$eq": [there, "$$entry.before"]}, added, "$stats"]}
     return [{"$set": {"stats": {"$let": {"vars": {"entry": entry}, "in": stats}}}}]
