@@ -8,7 +8,10 @@ import selectors
 import sys
 from collections.abc import Coroutine
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
 
 _READ_AT_ONCE = 8
 """Sockets that are read before timers have their turn: each wakes a run that goes on at once."""
@@ -43,8 +46,32 @@ if sys.platform == "linux":
         def __init__(self, most: int = _READ_AT_ONCE) -> None:
             super().__init__()
             self._most = most
+            # What the standard library keeps, without its four calls for each answer.
+            self._keys: dict[int, selectors.SelectorKey] = {}
             # The same set of sockets, by a name that is not private to the standard library.
             self._ready = select.epoll.fromfd(os.dup(self.fileno()))
+
+        def register(
+            self, fileobj: "FileDescriptorLike", events: int, data: Any = None
+        ) -> selectors.SelectorKey:
+            """As `selectors.BaseSelector.register`."""
+            return self._kept(super().register(fileobj, events, data))
+
+        def modify(
+            self, fileobj: "FileDescriptorLike", events: int, data: Any = None
+        ) -> selectors.SelectorKey:
+            """As `selectors.BaseSelector.modify`."""
+            return self._kept(super().modify(fileobj, events, data))
+
+        def unregister(self, fileobj: "FileDescriptorLike") -> selectors.SelectorKey:
+            """As `selectors.BaseSelector.unregister`."""
+            key = super().unregister(fileobj)
+            self._keys.pop(key.fd, None)
+            return key
+
+        def _kept(self, key: selectors.SelectorKey) -> selectors.SelectorKey:
+            self._keys[key.fd] = key
+            return key
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
             """As `selectors.BaseSelector.select`, with at most `most` answers."""
@@ -54,11 +81,8 @@ if sys.platform == "linux":
             for fd, seen in self._ready.poll(wait, self._most):
                 events = selectors.EVENT_WRITE if seen & ~select.EPOLLIN else 0
                 events |= selectors.EVENT_READ if seen & ~select.EPOLLOUT else 0
-                try:
-                    key = self.get_key(fd)
-                except KeyError:
-                    continue
-                ready.append((key, events & key.events))
+                if (key := self._keys.get(fd)) is not None:
+                    ready.append((key, events & key.events))
             return ready
 
         def close(self) -> None:
