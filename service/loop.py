@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
 
-_READ_AT_ONCE = 8
+_READ_AT_ONCE = 24
 """Sockets that are read before timers have their turn: each wakes a run that goes on at once."""
 
 
