@@ -20,7 +20,8 @@ _WARM_SECONDS = 12.0
 """Longer than the period of the steady councilors: each has had its first slot by then."""
 _CURVE_SECONDS = 10.0
 _OVERLOAD_TIMES = 3
-_CEILING_SECONDS = 8.0
+_CEILING_WARM_SECONDS, _CEILING_SECONDS = 20.0, 8.0
+"""New ones have their verdicts, and their first slots, before it is counted."""
 _LATE_MS = 1_000.0
 """Slots that start later than this have waited: more is due than can be done."""
 _KEPT_UP = 0.98
@@ -53,14 +54,15 @@ def _ceiling(deployment: Deployment, n: int, options: Options) -> Mapping[str, f
             more = [agent(number, schedule) for number in range(present, wanted)]
             insert(database["agents"], more)
             present = wanted
-            sleep(_WARM_SECONDS)
+            sleep(_CEILING_WARM_SECONDS)
             offset = instance.journal.size
             per_second = run_rate(instance, _CEILING_SECONDS)
             started = instance.journal.events("run_started", since=offset)
             late_ms = percentile([event.fields["lateness_ms"] for event in started], 0.99)
+            done = max(done, per_second)
             if late_ms > _LATE_MS or per_second < _KEPT_UP * present / 10:
                 break
-            done, wanted = per_second, present + n // 2
+            wanted = present + n // 2
         instance.stop()
     return {
         "ceiling_per_second": done,
@@ -153,7 +155,7 @@ THROUGHPUT = Benchmark(
         Row("steady_stall_ms", "… longest stall of the loop", "ms", "O(1) wanted"),
         Row("rss_growth_mb", "… memory at the end, less at the start", "MB", "0 wanted"),
         Row("steady_duplicates", "… calls made twice", "", "0"),
-        Row("ceiling_per_second", "ceiling: the most that was kept up with", "/s", "O(1)"),
+        Row("ceiling_per_second", "ceiling: the most closed and counted a second", "/s", "O(1)"),
         Row("ceiling_duplicates", "… calls made twice", "", "0"),
         Row("overload_per_second", "overload: closed and counted a second", "/s", "O(1)"),
         Row("overload_duplicates", "… calls made twice", "", "0"),
