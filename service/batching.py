@@ -65,7 +65,10 @@ class Batcher(Generic[Item, Answer]):
         """The answer for this item. Raises what `send` has for it."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._put(item, answer)
-        return await answer
+        try:
+            return await answer
+        finally:
+            del answer, item  # what is raised leads here: with them it would be a cycle
 
     def tell(self, item: Item) -> None:
         """Have this item sent, too; nobody waits for its answer."""

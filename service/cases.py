@@ -105,9 +105,9 @@ class Cases:
         """Tell whether the document wanted no run when the slot came due, as far as is known.
 
         For slots that are settled late: a pause before them and a resumption after them would not
-        be seen in the document as it is now. Known are its states at whole seconds: at the slot's
-        own, where it has one; else it was off if it was so at the second after the slot, or at the
-        one before and not seen on since then.
+        be seen in the document as it is now. Known are its states at whole seconds of the server's
+        clock, before the first write of each: at the slot's own, where it has one; else it was off
+        if it was so at the second after the slot, or at the one before and not seen on since then.
         """
         instants = _instants_around(case, slot)
         if not instants:

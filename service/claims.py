@@ -26,7 +26,7 @@ class Launch:
     looked_at: float
     """When the document was read, by the monotonic clock, in seconds."""
     stats: object = None
-    """The agent's statistics as they were then, whatever they are; None where there were none."""
+    """What of the agent's statistics others follow from, as it was then, if it was there."""
     orphan: Execution | None = None
     """The run of a dead replica that this one goes on with: its row is taken over."""
 

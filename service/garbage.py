@@ -2,8 +2,8 @@
 
 A full collection looks at every object there is: with 100,000 jobs it takes a third of a second,
 in which no timer is kept. A collection of what is new takes a millisecond for a thousand objects,
-and thousands of runs on their way are 100,000 of them, none of it garbage. Neither jobs nor runs
-have cycles: they are freed without it.
+and thousands of runs on their way are 100,000 of them, hardly any of it garbage: jobs, and runs
+that end well, have no cycles, and are freed without it.
 """
 
 import asyncio
@@ -14,8 +14,9 @@ from contextlib import contextmanager
 
 _MANY_JOBS, _MANY_OBJECTS = 50, 20_000
 """New ones that are worth it."""
-_OBJECTS_OF_A_RUN = 150
-"""That live as long as it is on its way; measured: some 100."""
+_OBJECTS_OF_A_RUN, _MOST_RUNS = 150, 2_000
+"""They live as long as it is on its way; measured: some 100. However many runs the settings allow,
+what cycles keep alive meanwhile stays bounded."""
 _OLDER = (50, 100)
 """A collection of what is younger comes so often before one of the next older objects."""
 _EVERY_SECONDS = 1.0
@@ -30,19 +31,24 @@ def tune(runs_at_once: int) -> None:
     """Collect by itself only beyond what so many runs may take, and let no thread keep the loop
     waiting for long. What there is by now is left out of all collections."""
     gc.freeze()
-    gc.set_threshold(_MANY_OBJECTS + _OBJECTS_OF_A_RUN * runs_at_once, *_OLDER)
+    of_runs = _OBJECTS_OF_A_RUN * min(runs_at_once, _MOST_RUNS)
+    gc.set_threshold(_MANY_OBJECTS + of_runs, *_OLDER)
     sys.setswitchinterval(_SWITCH_SECONDS)
 
 
 async def collect_when_quiet(is_quiet: Callable[[], bool]) -> None:
-    """Collect what is new, at times what is older, after each quiet second, until cancelled."""
+    """Collect what is new, at times what is older, after each quiet second, until cancelled.
+
+    Not while collecting is `paused`.
+    """
     often, seldom = _OLDER
     collected = 0
     is_quiet_now = False
     while True:
         await asyncio.sleep(_EVERY_SECONDS)
         was_quiet, is_quiet_now = is_quiet_now, is_quiet()
-        if not (was_quiet and is_quiet_now) or gc.get_count()[0] < _FEW_OBJECTS:
+        is_wanted = gc.isenabled() and gc.get_count()[0] >= _FEW_OBJECTS
+        if not (was_quiet and is_quiet_now and is_wanted):
             continue
         collected += 1
         is_seldom = collected % (often * seldom) == 0
@@ -57,11 +63,12 @@ def spare(new_jobs: int) -> None:
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """Collect nothing while much may be made that stays; leave it out afterwards, if so."""
+    """Collect nothing while much may be made that stays; leave all there is out then, if so."""
     gc.disable()
+    before, *_ = gc.get_count()
     try:
         yield
     finally:
-        if gc.get_count()[0] > _MANY_OBJECTS:
+        if gc.get_count()[0] - before > _MANY_OBJECTS:
             gc.freeze()
         gc.enable()

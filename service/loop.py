@@ -46,7 +46,7 @@ if sys.platform == "linux":
         def __init__(self, most: int = _READ_AT_ONCE) -> None:
             super().__init__()
             self._most = most
-            # What the standard library keeps, without its four calls for each answer.
+            # What `get_map` has: asked for there, each answer takes four calls.
             self._keys: dict[int, selectors.SelectorKey] = {}
             # The same set of sockets, by a name that is not private to the standard library.
             self._ready = select.epoll.fromfd(os.dup(self.fileno()))
@@ -61,7 +61,11 @@ if sys.platform == "linux":
             self, fileobj: "FileDescriptorLike", events: int, data: Any = None
         ) -> selectors.SelectorKey:
             """As `selectors.BaseSelector.modify`."""
-            return self._kept(super().modify(fileobj, events, data))
+            try:
+                return self._kept(super().modify(fileobj, events, data))
+            except Exception:  # it was closed, say, and is not registered any more
+                self._keys = {key.fd: key for key in self.get_map().values()}
+                raise
 
         def unregister(self, fileobj: "FileDescriptorLike") -> selectors.SelectorKey:
             """As `selectors.BaseSelector.unregister`."""
@@ -86,5 +90,6 @@ if sys.platform == "linux":
             return ready
 
         def close(self) -> None:
+            self._keys.clear()
             self._ready.close()
             super().close()

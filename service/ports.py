@@ -274,8 +274,8 @@ class Ledger(Protocol):
     ) -> bool:
         """End a running row, then count it in the agent's statistics.
 
-        `stats` are those as they were last seen, None where there were none: if they are so still,
-        to count costs less.
+        `stats` is what `Agents.look` has seen of those, None where that was nothing: if they are so
+        still, to count costs less.
         False where the row is not running, or not ours, any more: then nothing was written. May be
         called again after Unavailable: nothing is counted twice.
         """

@@ -41,7 +41,7 @@ _STARTS_AT_ONCE = 600
 _GATHERING_SECONDS = 0.005
 _BEGUN_AT_ONCE = 4
 """Runs that begin before the event loop may turn to something else."""
-_QUIET = 100
+_QUIET = 20
 """So many runs on their way are few."""
 _NOT_CALLED = "the service stopped before it called Conductor"
 _STOPPED = "the service stopped before Conductor answered; what it made of it is not known"

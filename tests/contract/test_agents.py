@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import bson
@@ -387,6 +387,26 @@ class TestMongoAgents:
         poisoned = documents[key_of(1)]
         assert poisoned.fields is not None
         assert poisoned.fields["agent_id"] == "poison"
+
+    async def test_damage_in_statistics_keeps_nothing_from_running(
+        self, agents: MongoAgents, client: Client, database: str
+    ) -> None:
+        """Now, and at the second after the next, when the slot was."""
+        document = {"_id": 1, **councilor(), "stats": {"counted": ["AAAA"]}}
+        raw = RawBSONDocument(bson.encode(document).replace(b"AAAA", b"\xff\xfe\xff\xfe"))
+        await client[database].command("insert", "agents", documents=[raw])
+        (now,) = await agents.look([key_of(1)])
+        assert (now.damage, (now.fields or {})["agent_id"]) == (None, councilor()["agent_id"])
+        hello = await client.admin.command("hello")
+        written = hello["lastWrite"]["lastWriteDate"].replace(microsecond=0)
+        second = written.replace(tzinfo=UTC) + timedelta(seconds=1)
+        async with asyncio.timeout(20):
+            while hello["$clusterTime"]["clusterTime"].time <= second.timestamp():
+                await client[database]["others"].insert_one({})  # the server's clock goes on
+                hello = await client.admin.command("hello")
+        ((past,),) = await agents.as_of([(now, [second])])
+        assert past is not None
+        assert (past.damage, (past.fields or {})["agent_id"]) == (None, councilor()["agent_id"])
 
     @pytest.mark.parametrize(
         "status", [None, "text", 5, [1, 2], {"accepted_at": "text"}, {"error": {"field": 1}}]

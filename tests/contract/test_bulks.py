@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from bson.datetime_ms import DatetimeMS
 from pymongo import InsertOne, UpdateOne
 from pymongo.errors import DuplicateKeyError, WriteError
 
@@ -345,14 +346,55 @@ async def test_what_is_taken_is_told_to_each_who_asks(
         await ledger.record(replace(missed(minute, minute), agent_id="old", stretch=None))
     await ledger.record(replace(missed(1, 5), agent_id="new"))
     await ledger.record(replace(missed(7, 7), agent_id="new", stretch=None))
-    asked = [("old", 0), ("new", 4), ("none", 0), ("new", 6), ("old", 7)]
-    slots = [[0, 1, 2, 3, 4, 5, 6, 7], [1, 7], [], [7], [7]]
+    asked = [("old", 0), ("new", 4), ("none", 0), ("new", 6), ("old", 7), ("new", -9_999)]
+    slots = [[0, 1, 2, 3, 4, 5, 6, 7], [1, 7], [], [7], [7], [1, 7]]
     for most in (1_000, 5):
         monkeypatch.setattr("service.adapters.mongo.ledger._MOST_TAKEN_TOGETHER", most)
         taken = await asyncio.gather(
             *(ledger.taken(agent_id, NOON + minutes * MINUTE) for agent_id, minutes in asked)
         )
         assert [[(row.first - NOON) / MINUTE for row in rows] for rows in taken] == slots
+
+
+async def test_rows_of_other_programs_keep_nobody_from_an_answer(
+    ledger: MongoLedger, client: Client, database: str
+) -> None:
+    await ledger.record(replace(missed(1, 5), agent_id="good"))
+    foreign: dict[str, Any] = {"councilor_id": "odd", "scheduled_for": NOON}
+    far = DatetimeMS(2**50)
+    rows = [
+        foreign | {"councilor_id": ["odd", "good"], "last_slot": NOON + MINUTE},
+        foreign | {"scheduled_for": far, "last_slot": far},
+        foreign | {"created_at": far, "provisional": True, "last_slot": "noon"},
+        foreign | {"scheduled_for": NOON + MINUTE, "last_slot": NOON - MINUTE},
+    ]
+    for number, row in enumerate(rows):
+        row |= {"_id": number, "execution_id": f"foreign {number}"}
+    await client[database]["executions"].insert_many(rows)
+    good, odd = await asyncio.gather(*(ledger.taken(name, NOON) for name in ("good", "odd")))
+    assert [slots.last for slots in good] == [NOON + 5 * MINUTE]
+    assert [slots.first for slots in odd] == [NOON, NOON + MINUTE]
+    covering = await ledger.covering([("good", NOON + 2 * MINUTE), ("odd", NOON + 2 * MINUTE)])
+    assert [len(stretches) for stretches in covering] == [1, 0]
+
+
+async def test_what_is_taken_is_found_without_reading_what_was_long_ago(
+    ledger: MongoLedger, client: Client, database: str
+) -> None:
+    """Of agents that ran each minute for days, only the rows of the last minutes."""
+    names, rows = [f"agent {number}" for number in range(20)], client[database]["executions"]
+    await rows.insert_many(
+        {"execution_id": f"{name} {n}", "councilor_id": name, "scheduled_for": NOON - n * MINUTE}
+        for name in names
+        for n in range(200)
+    )
+    await client[database].command("profile", 2)
+    taken = await asyncio.gather(*(ledger.taken(name, NOON - 2 * MINUTE) for name in names))
+    await client[database].command("profile", 0)
+    assert [len(slots) for slots in taken] == [3] * len(names)
+    finds = client[database]["system.profile"].find({"command.find": "executions"})
+    examined = [find["docsExamined"] async for find in finds]
+    assert 0 < sum(examined) <= 4 * 3 * len(names)
 
 
 async def test_stretches_are_confirmed_each_as_it_is(ledger: MongoLedger) -> None:

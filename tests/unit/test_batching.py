@@ -1,13 +1,16 @@
 """What is asked for at the same time, sent as one. Time jumps: nobody waits, nothing is luck."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from service.batching import Batcher
-from service.ports import WatchLost
+from service.ports import Unavailable, WatchLost
 from tests.steps import turned
 
 MOMENT = 1e-6
@@ -319,3 +322,28 @@ async def test_stopped_it_drops_what_waits_and_cancels_what_is_on_the_way(server
     server.let_go("a")
     await asyncio.sleep(1)
     assert server.batches == ["a"]
+
+
+async def test_what_failed_is_freed_without_a_collection() -> None:
+    """A row with a large output, say, while the database is away."""
+
+    class Large:
+        pass
+
+    async def fail(_: Sequence[Large]) -> Sequence[None]:
+        raise Unavailable("away")
+
+    async def asked() -> weakref.ref[Large]:
+        large = Large()
+        seen = weakref.ref(large)
+        with suppress(Unavailable):
+            await Batcher(fail).ask(large)
+        return seen
+
+    gc.disable()
+    try:
+        seen = await asked()
+        await turned()
+        assert seen() is None
+    finally:
+        gc.enable()

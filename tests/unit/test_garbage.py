@@ -31,6 +31,8 @@ def test_runs_on_their_way_are_no_reason_to_collect() -> None:
         assert threshold >= 100 * 2_000, "objects of runs, as measured"
         assert gc.get_freeze_count() > 0, "what there was before is never looked at"
         assert sys.getswitchinterval() < switch_seconds
+        garbage.tune(1_000_000)
+        assert gc.get_threshold()[0] < 500_000, "or cycles would live for ever"
     finally:
         sys.setswitchinterval(switch_seconds)
 
@@ -61,6 +63,11 @@ async def test_what_is_new_is_collected_after_a_whole_quiet_second(
     busy, quiet = (False, 5_000), (True, 5_000)
     assert await collected(monkeypatch, [busy, quiet, busy, quiet, busy]) == []
     assert await collected(monkeypatch, [busy, quiet, quiet, quiet]) == [0, 0]
+
+
+async def test_nothing_is_collected_by_hand_in_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    with garbage.paused():
+        assert await collected(monkeypatch, [(True, 5_000)] * 5) == []
 
 
 async def test_hardly_anything_new_is_not_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +105,14 @@ def test_what_a_long_pause_has_made_is_left_out() -> None:
     with garbage.paused():
         made = [[n] for n in range(60_000)]
     assert gc.get_freeze_count() > len(made)
+
+
+def test_what_was_made_before_a_pause_is_still_collected() -> None:
+    gc.disable()
+    made = [[n] for n in range(60_000)]
+    with garbage.paused():
+        pass
+    assert gc.get_freeze_count() == 0, f"{len(made)} of these are nobody's to keep"
 
 
 def test_a_pause_ends_with_an_error_too() -> None:

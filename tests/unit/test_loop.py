@@ -1,6 +1,7 @@
 """The loop answers a few sockets a round, and never forgets one."""
 
 import asyncio
+import os
 import selectors
 import socket
 import sys
@@ -84,6 +85,20 @@ def test_it_waits_as_long_as_it_is_told(selector: FewAtOnce) -> None:
     finally:
         loop.close()
     assert selector.select(-1.0) == [], "a time that has passed"
+
+
+def test_a_socket_that_was_closed_underneath_is_forgotten(
+    selector: FewAtOnce, pairs: list[tuple[socket.socket, socket.socket]]
+) -> None:
+    (one, _), (two, other), *_ = pairs
+    selector.register(one, selectors.EVENT_READ)
+    os.dup2(two.fileno(), one.fileno())  # another file now, which nobody has registered
+    with pytest.raises(OSError, match="No such file"):
+        selector.modify(one, selectors.EVENT_WRITE)
+    assert not selector.get_map()
+    selector.register(one, selectors.EVENT_READ, "anew")
+    other.send(b"x")
+    assert [key.data for key, _ in selector.select(0)] == ["anew"]
 
 
 def test_closed_it_gives_its_descriptors_back() -> None:

@@ -109,7 +109,13 @@ class MongoAgents:
         return await self._documents_of(keys, projection, self._seal)
 
     async def look(self, keys: Sequence[DocumentKey]) -> Sequence[AgentDocument]:
-        return await self._documents_of(keys, _RUN_BY, None)
+        documents = await self._documents_of(keys, _RUN_BY, None)
+        damaged = [document.key for document in documents if document.damage]
+        if not damaged:
+            return documents
+        # Perhaps in the statistics, which nothing that runs depends on.
+        others = {one.key: one for one in await self._documents_of(damaged, _SETTLED_BY, None)}
+        return [others.get(document.key, document) for document in documents]
 
     async def _documents_of(
         self, keys: Sequence[DocumentKey], projection: Mapping[str, int], seal: bytes | None
@@ -163,19 +169,41 @@ class MongoAgents:
             keys = [document.key for document, instants in asked if instant in instants]
             found[instant] = await self._all_as_of(keys, instant)
         return [
-            [_past_of(document, found[instant]) for instant in instants]
+            [await self._past_of(document, instant, found[instant]) for instant in instants]
             for document, instants in asked
         ]
 
+    async def _past_of(
+        self,
+        document: AgentDocument,
+        instant: datetime,
+        found: Mapping[DocumentKey, bytes] | None,
+    ) -> AgentDocument | None:
+        if found is None:
+            return None
+        raw = found.get(document.key)
+        if raw is None:
+            return AgentDocument(document.key, None)
+        if raw == document.revision:
+            return document
+        past = document_of(raw)
+        if past.damage is None:
+            return past
+        bare = await self._all_as_of([document.key], instant, _SETTLED_BY)
+        return None if bare is None else document_of(bare[document.key])
+
     async def _all_as_of(
-        self, keys: Sequence[DocumentKey], instant: datetime
+        self,
+        keys: Sequence[DocumentKey],
+        instant: datetime,
+        projection: Mapping[str, int] = _RUN_BY,
     ) -> Mapping[DocumentKey, bytes] | None:
         """Those documents that were there; None where nobody remembers."""
         # Cluster times count seconds, and the writes within one: this is before the first of them.
         at = Timestamp(int(instant.timestamp()), 0)
         try:
             past = {"level": "snapshot", "atClusterTime": at}
-            raws = await self._commanded(keys, _RUN_BY, past)
+            raws = await self._commanded(keys, projection, past)
         except OperationFailure as error:
             if error.code in _NOT_REMEMBERED:
                 return None
@@ -286,17 +314,6 @@ class MongoAgents:
     def _saw(self, time: Timestamp) -> None:
         if self._seen is None or time > self._seen:
             self._seen = time
-
-
-def _past_of(
-    document: AgentDocument, found: Mapping[DocumentKey, bytes] | None
-) -> AgentDocument | None:
-    if found is None:
-        return None
-    raw = found.get(document.key)
-    if raw is None:
-        return AgentDocument(document.key, None)
-    return document if raw == document.revision else document_of(raw)
 
 
 def _coming(batches: AsyncIterator[bytes]) -> "asyncio.Task[bytes | None]":

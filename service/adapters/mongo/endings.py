@@ -35,7 +35,7 @@ class Ending:
     key: DocumentKey | None
     outcome: Outcome
     stats: object = None
-    """The agent's statistics as they were seen; None where there were none."""
+    """What was seen of the agent's statistics; None where that was nothing."""
 
     @property
     def weight(self) -> int:
@@ -175,16 +175,10 @@ class Endings:
                 return False
             agent_id, earlier = agents.get(count.key, (count.agent_id, None))
             sums = counted_in(earlier.after if earlier else count.stats, count.run)
-            if sums is None or agent_id != count.agent_id:
-                return False  # somebody else's statistics, or it was renamed in between
+            if sums is None or sums.after == sums.before or agent_id != count.agent_id:
+                return False  # not of our making, counted before, or renamed in between
             agents[count.key] = (agent_id, Sums(earlier.before, sums.after) if earlier else sums)
-        added = [
-            (id_of(key), agent_id, sums)
-            for key, (agent_id, sums) in agents.items()
-            if sums.after != sums.before
-        ]
-        if not added:
-            return True
+        added = [(id_of(key), agent_id, sums) for key, (agent_id, sums) in agents.items()]
         wanted = {"_id": {"$in": [document_id for document_id, _, _ in added]}}
         return await changed_at_once(self._agents, wanted, summed(added)) == len(added)
 

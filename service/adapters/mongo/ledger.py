@@ -1,7 +1,8 @@
 """The collection `councilor_executions`: one row a slot; the unique index decides who runs it."""
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from service.adapters.mongo.bulks import UNWRITABLE, Failure, meaning_of, write_
 from service.adapters.mongo.client import DURABLE, Client, translated
 from service.adapters.mongo.endings import Count, Ending, Endings
 from service.adapters.mongo.indexes import expire_after, restore_indexes
+from service.adapters.mongo.keys import LENIENT
 from service.adapters.mongo.rows import (
     attempts_of,
     execution_of,
@@ -53,9 +55,10 @@ _FOREIGN_END = {
 _NOT_COMMON_YET = "the row is not acknowledged by the majority yet: it may be gone with its primary"
 _OF_A_STRETCH = ("provisional", "slots_missed", "first_slot", "last_slot")
 _MOST_TAKEN, _MOST_TAKEN_TOGETHER = 1_000, 4_000
+_ABOUT_THE_SAME_SECONDS = 600
 _SINGLES_AT_ONCE = 8
 _CLOSINGS = BatchPolicy(distance_seconds=0.02)
-"""Each batch takes three commands or four, and nobody waits for it."""
+"""Each batch takes three commands, more where it fails, and nobody waits for it."""
 _TAKEN_FIELDS = dict.fromkeys(("scheduled_for", "last_slot", "created_at", "provisional"), 1)
 _STARTED = {"status": {"$in": [Status.RUNNING, Status.COMPLETED, Status.ERROR]}}
 
@@ -70,6 +73,8 @@ class MongoLedger:
             read_concern=ReadConcern("majority"),
             read_preference=ReadPreference.PRIMARY,
         )
+        # So that one row of another program's, which cannot be decoded, hides no other.
+        self._read = self._rows.with_options(codec_options=LENIENT)
         self._agents = client[database].get_collection(
             agents, write_concern=DURABLE, read_preference=ReadPreference.PRIMARY
         )
@@ -240,8 +245,8 @@ class MongoLedger:
     async def _running_owners(self, agent_ids: Sequence[str]) -> Sequence[str | None]:
         wanted = {"councilor_id": {"$in": list(agent_ids)}, "status": Status.RUNNING.value}
         with translated():
-            rows = self._rows.find(wanted, {"councilor_id": 1, "owner": 1})
-            owners = {row["councilor_id"]: row.get("owner") async for row in rows}
+            rows = self._read.find(wanted, {"councilor_id": 1, "owner": 1})
+            owners = {str(row["councilor_id"]): row.get("owner") async for row in rows}
         said = (owners.get(agent_id) for agent_id in agent_ids)
         return [owner if isinstance(owner, str) else None for owner in said]
 
@@ -250,25 +255,52 @@ class MongoLedger:
 
     async def _taken_since(
         self, asked: Sequence[tuple[str, datetime]]
-    ) -> Sequence[Sequence[TakenSlots]]:
+    ) -> Sequence[Sequence[TakenSlots] | Exception]:
+        """Those who ask for about the same time ask together.
+
+        One who asks for long ago would have the server read as much of everybody's rows.
+        """
+        groups: defaultdict[int, list[int]] = defaultdict(list)
+        for place, (_, since) in enumerate(asked):
+            groups[int(since.timestamp() // _ABOUT_THE_SAME_SECONDS)].append(place)
+        answers: list[Sequence[TakenSlots] | Exception] = [()] * len(asked)
+        at_once = asyncio.Semaphore(_SINGLES_AT_ONCE)
+
+        async def answer(places: Sequence[int]) -> None:
+            async with at_once:
+                try:
+                    found = await self._taken_of([asked[place] for place in places])
+                except ServiceError as error:
+                    found = [error] * len(places)
+            for place, slots in zip(places, found, strict=True):
+                answers[place] = slots
+
+        await asyncio.gather(*map(answer, groups.values()))
+        return answers
+
+    async def _taken_of(
+        self, asked: Sequence[tuple[str, datetime]]
+    ) -> Sequence[Sequence[TakenSlots] | Exception]:
         most = _MOST_TAKEN if len(asked) == 1 else _MOST_TAKEN_TOGETHER
-        since = min(since for _, since in asked)
+        agents = {"councilor_id": {"$in": sorted({agent_id for agent_id, _ in asked})}}
+        since = {"$gte": min(since for _, since in asked)}
         wanted = {
-            "councilor_id": {"$in": sorted({agent_id for agent_id, _ in asked})},
             "trigger": {"$ne": Trigger.MANUAL.value},
-            "scheduled_for": {"$type": "date"},
-            "$or": [{"scheduled_for": {"$gte": since}}, {"last_slot": {"$gte": since}}],
+            # The agents in both: so each has an index that begins where the rows do.
+            "$or": [
+                {**agents, "scheduled_for": since},
+                {**agents, "last_slot": since, "scheduled_for": {"$type": "date"}},
+            ],
         }
-        found: defaultdict[str, list[TakenSlots]] = defaultdict(list)
         with translated():
-            rows = self._rows.find(wanted, {**_TAKEN_FIELDS, "councilor_id": 1})
-            async for row in rows.sort("scheduled_for", ASCENDING).limit(most):
-                found[row["councilor_id"]].append(taken_by(row))
-        if len(asked) > 1 and sum(map(len, found.values())) == most:
-            # One of them asks for long ago: it must not hide what there is of the others.
-            return [(await self._taken_since([one]))[0] for one in asked]
+            found = self._read.find(wanted, {**_TAKEN_FIELDS, "councilor_id": 1})
+            rows = await found.sort("scheduled_for", ASCENDING).limit(most).to_list(None)
+        if len(rows) == most and len(asked) > 1:  # some may hide others: in halves, then
+            half = len(asked) // 2
+            return [*await self._taken_of(asked[:half]), *await self._taken_of(asked[half:])]
+        slots = _slots_in(rows)
         return [
-            [slots for slots in found[agent_id] if slots.last >= since][:_MOST_TAKEN]
+            [one for one in slots[agent_id] if max(one.first, one.last) >= since][:_MOST_TAKEN]
             for agent_id, since in asked
         ]
 
@@ -311,7 +343,8 @@ class MongoLedger:
         wanted = {"execution_id": {"$in": list(execution_ids)}}
         with translated():
             fields = dict.fromkeys(("execution_id", "status", "nonce"), 1)
-            rows = {row["execution_id"]: row async for row in self._rows.find(wanted, fields)}
+            found = self._read.find(wanted, fields)
+            rows = {str(row["execution_id"]): row async for row in found}
         return [rows.get(execution_id) for execution_id in execution_ids]
 
     async def covering(
@@ -322,14 +355,22 @@ class MongoLedger:
             "last_slot": {"$gte": min(slot for _, slot in slots)},
             "scheduled_for": {"$type": "date"},
         }
-        found: defaultdict[str, list[TakenSlots]] = defaultdict(list)
         with translated():
-            async for row in self._rows.find(wanted, {**_TAKEN_FIELDS, "councilor_id": 1}):
-                found[row["councilor_id"]].append(taken_by(row))
+            rows = self._read.find(wanted, {**_TAKEN_FIELDS, "councilor_id": 1})
+            found = _slots_in(await rows.to_list(None))
         return [
             [stretch for stretch in found[agent_id] if stretch.covers(slot)]
             for agent_id, slot in slots
         ]
+
+
+def _slots_in(rows: Iterable[Mapping[str, Any]]) -> defaultdict[str, list[TakenSlots]]:
+    """The slots that rows stand for, by agent; other programs' rows may lack anything."""
+    found: defaultdict[str, list[TakenSlots]] = defaultdict(list)
+    for row in rows:
+        if isinstance(row["councilor_id"], str) and (slots := taken_by(row)) is not None:
+            found[row["councilor_id"]].append(slots)
+    return found
 
 
 def _claim_of(

@@ -82,12 +82,17 @@ def stretch_of(stretch: Stretch | None) -> dict[str, Any]:
     }
 
 
-def taken_by(row: Mapping[str, Any]) -> TakenSlots:
-    """The slots that a row stands for."""
-    first: datetime = row["scheduled_for"]
+def taken_by(row: Mapping[str, Any]) -> TakenSlots | None:
+    """The slots that a row stands for; None where it is another program's, and names none."""
+    first, last = row.get("scheduled_for"), row.get("last_slot")
     since = row.get("created_at") if row.get("provisional") else None
-    last = row.get("last_slot")
-    return TakenSlots(first, last if isinstance(last, datetime) else first, since)
+    if not isinstance(first, datetime):
+        return None
+    return TakenSlots(
+        first,
+        last if isinstance(last, datetime) else first,
+        since if isinstance(since, datetime) else None,
+    )
 
 
 def end_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:
