@@ -11,7 +11,7 @@ from service.app import wall_clock
 from tests.bench.deployment import Deployment
 from tests.bench.documents import Document, agent, insert, interval
 from tests.bench.figures import Benchmark, Options, Row, Sample, percentile
-from tests.bench.instances import Instance
+from tests.bench.instances import Instance, within_time
 from tests.bench.journal import Unmeasured
 from tests.bench.load import seconds_for
 
@@ -21,7 +21,8 @@ _WARM_SECONDS = 12.0
 _CURVE_SECONDS = 10.0
 _OVERLOAD_TIMES = 3
 _CEILING_WARM_SECONDS, _CEILING_SECONDS = 20.0, 8.0
-"""New ones have their verdicts, and their first slots, before it is counted."""
+"""So long after their acceptance, all new ones have had their first slots."""
+_NOT_ACCEPTED = {"councilor_status.accepted_at": None}
 _LATE_MS = 1_000.0
 """Slots that start later than this have waited: more is due than can be done."""
 _KEPT_UP = 0.98
@@ -54,6 +55,12 @@ def _ceiling(deployment: Deployment, n: int, options: Options) -> Mapping[str, f
             more = [agent(number, schedule) for number in range(present, wanted)]
             insert(database["agents"], more)
             present = wanted
+            within_time(
+                lambda: database["agents"].count_documents(_NOT_ACCEPTED, limit=1) == 0,
+                "all are accepted",
+                within=seconds_for(present),
+                every=1.0,
+            )
             sleep(_CEILING_WARM_SECONDS)
             offset = instance.journal.size
             per_second = run_rate(instance, _CEILING_SECONDS)
