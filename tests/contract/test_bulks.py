@@ -349,7 +349,7 @@ async def test_what_is_taken_is_told_to_each_who_asks(
     asked = [("old", 0), ("new", 4), ("none", 0), ("new", 6), ("old", 7), ("new", -9_999)]
     slots = [[0, 1, 2, 3, 4, 5, 6, 7], [1, 7], [], [7], [7], [1, 7]]
     for most in (1_000, 5):
-        monkeypatch.setattr("service.adapters.mongo.ledger._MOST_TAKEN_TOGETHER", most)
+        monkeypatch.setattr("service.adapters.mongo.taken._MOST_TOGETHER", most)
         taken = await asyncio.gather(
             *(ledger.taken(agent_id, NOON + minutes * MINUTE) for agent_id, minutes in asked)
         )

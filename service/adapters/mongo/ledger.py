@@ -1,12 +1,10 @@
 """The collection `councilor_executions`: one row a slot; the unique index decides who runs it."""
 
-import asyncio
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING, InsertOne, ReadPreference, UpdateOne
+from pymongo import DESCENDING, InsertOne, ReadPreference, UpdateOne
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.read_concern import ReadConcern
 
@@ -24,9 +22,9 @@ from service.adapters.mongo.rows import (
     running_row,
     shown,
     stretch_of,
-    taken_by,
 )
 from service.adapters.mongo.stats import CountedRun
+from service.adapters.mongo.taken import TakenRows
 from service.batching import Batcher, BatchPolicy
 from service.domain.councilor import DocumentKey
 from service.domain.execution import (
@@ -37,7 +35,6 @@ from service.domain.execution import (
     Outcome,
     Reason,
     Status,
-    Trigger,
 )
 from service.domain.severity import Severity
 from service.ports import LedgerRow, ServiceError, TakenSlots, Unavailable
@@ -54,12 +51,9 @@ _FOREIGN_END = {
 }
 _NOT_COMMON_YET = "the row is not acknowledged by the majority yet: it may be gone with its primary"
 _OF_A_STRETCH = ("provisional", "slots_missed", "first_slot", "last_slot")
-_MOST_TAKEN, _MOST_TAKEN_TOGETHER = 1_000, 4_000
-_ABOUT_THE_SAME_SECONDS = 600
 _SINGLES_AT_ONCE = 8
 _CLOSINGS = BatchPolicy(distance_seconds=0.02)
 """Each batch takes three commands, more where it fails, and nobody waits for it."""
-_TAKEN_FIELDS = dict.fromkeys(("scheduled_for", "last_slot", "created_at", "provisional"), 1)
 _STARTED = {"status": {"$in": [Status.RUNNING, Status.COMPLETED, Status.ERROR]}}
 
 
@@ -86,7 +80,8 @@ class MongoLedger:
         )
         self._lookups = Batcher(self._look_up)
         self._owners = Batcher(self._running_owners)
-        self._earliest = Batcher(self._taken_since)
+        self._taken = TakenRows(self._read)
+        self._earliest = Batcher(self._taken.since)
         self._confirmations = Batcher(self._confirm_all)
         self._notes = Batcher(self._note_one, most=1, at_once=_SINGLES_AT_ONCE)
 
@@ -253,57 +248,6 @@ class MongoLedger:
     async def taken(self, agent_id: str, since: datetime) -> Sequence[TakenSlots]:
         return await self._earliest.ask((agent_id, since))
 
-    async def _taken_since(
-        self, asked: Sequence[tuple[str, datetime]]
-    ) -> Sequence[Sequence[TakenSlots] | Exception]:
-        """Those who ask for about the same time ask together.
-
-        One who asks for long ago would have the server read as much of everybody's rows.
-        """
-        groups: defaultdict[int, list[int]] = defaultdict(list)
-        for place, (_, since) in enumerate(asked):
-            groups[int(since.timestamp() // _ABOUT_THE_SAME_SECONDS)].append(place)
-        answers: list[Sequence[TakenSlots] | Exception] = [()] * len(asked)
-        at_once = asyncio.Semaphore(_SINGLES_AT_ONCE)
-
-        async def answer(places: Sequence[int]) -> None:
-            async with at_once:
-                try:
-                    found = await self._taken_of([asked[place] for place in places])
-                except ServiceError as error:
-                    found = [error] * len(places)
-            for place, slots in zip(places, found, strict=True):
-                answers[place] = slots
-
-        await asyncio.gather(*map(answer, groups.values()))
-        return answers
-
-    async def _taken_of(
-        self, asked: Sequence[tuple[str, datetime]]
-    ) -> Sequence[Sequence[TakenSlots] | Exception]:
-        most = _MOST_TAKEN if len(asked) == 1 else _MOST_TAKEN_TOGETHER
-        agents = {"councilor_id": {"$in": sorted({agent_id for agent_id, _ in asked})}}
-        since = {"$gte": min(since for _, since in asked)}
-        wanted = {
-            "trigger": {"$ne": Trigger.MANUAL.value},
-            # The agents in both: so each has an index that begins where the rows do.
-            "$or": [
-                {**agents, "scheduled_for": since},
-                {**agents, "last_slot": since, "scheduled_for": {"$type": "date"}},
-            ],
-        }
-        with translated():
-            found = self._read.find(wanted, {**_TAKEN_FIELDS, "councilor_id": 1})
-            rows = await found.sort("scheduled_for", ASCENDING).limit(most).to_list(None)
-        if len(rows) == most and len(asked) > 1:  # some may hide others: in halves, then
-            half = len(asked) // 2
-            return [*await self._taken_of(asked[:half]), *await self._taken_of(asked[half:])]
-        slots = _slots_in(rows)
-        return [
-            [one for one in slots[agent_id] if max(one.first, one.last) >= since][:_MOST_TAKEN]
-            for agent_id, since in asked
-        ]
-
     async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
         wanted = {"execution_id": {"$in": list(execution_ids)}}
         with translated():
@@ -350,27 +294,7 @@ class MongoLedger:
     async def covering(
         self, slots: Sequence[tuple[str, datetime]]
     ) -> Sequence[Sequence[TakenSlots]]:
-        wanted = {
-            "councilor_id": {"$in": sorted({agent_id for agent_id, _ in slots})},
-            "last_slot": {"$gte": min(slot for _, slot in slots)},
-            "scheduled_for": {"$type": "date"},
-        }
-        with translated():
-            rows = self._read.find(wanted, {**_TAKEN_FIELDS, "councilor_id": 1})
-            found = _slots_in(await rows.to_list(None))
-        return [
-            [stretch for stretch in found[agent_id] if stretch.covers(slot)]
-            for agent_id, slot in slots
-        ]
-
-
-def _slots_in(rows: Iterable[Mapping[str, Any]]) -> defaultdict[str, list[TakenSlots]]:
-    """The slots that rows stand for, by agent; other programs' rows may lack anything."""
-    found: defaultdict[str, list[TakenSlots]] = defaultdict(list)
-    for row in rows:
-        if isinstance(row["councilor_id"], str) and (slots := taken_by(row)) is not None:
-            found[row["councilor_id"]].append(slots)
-    return found
+        return await self._taken.covering(slots)
 
 
 def _claim_of(
