@@ -145,7 +145,7 @@ class FakeAgents:
         ]
 
     def _as_of(self, key: DocumentKey, instant: datetime) -> AgentDocument | None:
-        past = [(at, fields) for at, fields in self.history.get(key, ()) if at <= instant]
+        past = [(at, fields) for at, fields in self.history.get(key, ()) if at < instant]
         if not past:
             return None
         fields = max(past, key=lambda entry: entry[0])[1]

@@ -112,6 +112,40 @@ async def test_what_was_paused_when_its_slot_came_does_not_run_late_among_others
         assert said == {"a": None, "b": Reason.PAUSED}
 
 
+@pytest.mark.parametrize(
+    ("slot", "pause", "is_off"),
+    [
+        pytest.param(0, (-60, 0.5), True, id="a pause over a slot on the second"),
+        pytest.param(0, (0.3, 1.5), False, id="a pause after it"),
+        pytest.param(0, (-60, -1), False, id="a pause before it"),
+        pytest.param(0.4, (-60, 1.5), True, id="a pause over a slot between two seconds"),
+        pytest.param(0.4, (-60, 0.2), True, id="one that ended in the same second, as it may be"),
+        pytest.param(0.4, (0.2, 1.5), True, id="one that began in the same second"),
+        pytest.param(0.4, (-60, -1), False, id="one before it"),
+        pytest.param(0.4, (1.2, 1.8), False, id="one after it"),
+    ],
+)
+@pytest.mark.parametrize("is_alone", [True, False])
+async def test_a_late_slot_is_held_against_the_seconds_around_it(
+    slot: float, pause: tuple[float, float], is_off: bool, is_alone: bool
+) -> None:
+    """The document is on again when the slot is settled, two seconds late."""
+    due_at = NOON + HALF_HOUR
+    async with ended(Side()) as side:
+        side.promote("a")
+        off = councilor("a")
+        off["councilor_config"]["schedule"]["enabled"] = False
+        for seconds, document in zip(pause, (off, councilor("a")), strict=True):
+            side.clock.now = due_at + timedelta(seconds=seconds)
+            side.agents.change("a", document)
+        side.clock.now = due_at + timedelta(seconds=2)
+        at = due_at + timedelta(seconds=slot)
+        case = await side.parts.cases.look(Fire(side.jobs.jobs["a"].key, "a", at))
+        said = await side.parts.cases.was_off(case, at) if is_alone else None
+        (said_together,) = await side.parts.cases.were_off([(case, at)])
+        assert (said_together, said) == (is_off, is_off if is_alone else None)
+
+
 async def test_a_claim_of_many_that_seemed_lost_or_is_refused_costs_no_other() -> None:
     async with ended(Side()) as side:
         for agent_id in ("a", "lost", "refused", "d"):
