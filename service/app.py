@@ -21,7 +21,9 @@ from service.adapters.apscheduler import TimedJobs
 from service.adapters.conductor import Dialect
 from service.adapters.mongo.agents import MongoAgents
 from service.adapters.mongo.client import Client, check_url, connected, require_replica_set
+from service.adapters.mongo.history import MongoHistory
 from service.adapters.mongo.jobs import MongoStoredJobs
+from service.adapters.mongo.journal import MongoJournal
 from service.adapters.mongo.ledger import MongoLedger
 from service.adapters.mongo.replicas import MongoReplicas
 from service.breaker import Breaker
@@ -32,7 +34,10 @@ from service.clock import ComparedClock
 from service.decisions import Decisions
 from service.domain.councilor import SchedulePolicy
 from service.domain.severity import SeverityRule
+from service.events import Events
 from service.health import Health
+from service.inquiry import Inquiry
+from service.listing import Listing
 from service.mending import Mending
 from service.patience import Patience
 from service.ports import Misconfigured, Refused, ServiceError, Unavailable
@@ -46,6 +51,10 @@ from service.settler import Settler
 from service.settling import Settling
 from service.standby import Standby
 from service.telemetry import Telemetry
+from service.timeline import Capacity, Timeline
+from service.web.live import Live
+from service.web.page import add_page
+from service.web.probes import Probes
 from service.web.routes import Routes
 from service.web.server import application, serving
 
@@ -67,6 +76,8 @@ class Stores:
 
     agents: MongoAgents
     ledger: MongoLedger
+    history: MongoHistory
+    journal: MongoJournal
     stored_jobs: MongoStoredJobs
     replicas: MongoReplicas
 
@@ -77,6 +88,8 @@ def stores_of(client: Client, settings: Settings, owner: str) -> Stores:
     return Stores(
         agents=MongoAgents(client, database, agents, seal=_seal_of(settings)),
         ledger=MongoLedger(client, database, settings.scheduler_executions_collection, agents),
+        history=MongoHistory(client, database, settings.scheduler_executions_collection),
+        journal=MongoJournal(client, database, settings.scheduler_executions_collection),
         stored_jobs=MongoStoredJobs(
             client, database, settings.scheduler_jobs_collection, owner=owner, clock=wall_clock
         ),
@@ -170,9 +183,10 @@ class _Service:
             "pid": os.getpid(),
             "version": __version__,
         }
-        self._telemetry = Telemetry()
         self._clock = ComparedClock(wall_clock)
         self._stores = stores_of(client, settings, self._id)
+        self._events = Events(self._stores.journal)
+        self._telemetry = Telemetry(self._events)
         self._membership = Membership(
             self._stores.replicas,
             self._clock,
@@ -220,6 +234,7 @@ class _Service:
         )
         if not await self._database_is_usable():
             return
+        await stack.enter_async_context(self._task(self._events.follow(), "follow the ledger"))
         await stack.enter_async_context(self._beating())
         await stack.enter_async_context(self._projecting())
         parts = await stack.enter_async_context(self._running())
@@ -234,18 +249,36 @@ class _Service:
         settings, stores = self._settings, self._stores
         token = settings.scheduler_http_token
         app = application(token.get_secret_value() if token is not None else None)
-        Routes(
-            stores.agents,
-            stores.ledger,
-            self._jobs,
-            self._health,
-            self._telemetry,
-            self._clock,
-            facts={**self._facts, "replica": self._id},
+        Probes(
+            stores.agents, self._jobs, self._health, self._telemetry, self._clock, self._known_facts
         ).add_to(app)
+        Routes(
+            self._jobs,
+            Listing(stores.agents, stores.history, self._clock),
+            stores.history,
+            Inquiry(
+                stores.agents,
+                stores.history,
+                self._jobs.of_agent,
+                self._clock,
+                kept_for=settings.scheduler_execution_ttl,
+            ),
+            Timeline(stores.history, self._jobs, self._clock, self._capacity),
+        ).add_to(app)
+        Live(self._events).add_to(app)
+        add_page(app)
         host, port = settings.scheduler_http_host, settings.scheduler_http_port
         async with serving(app, host, port) as port:
             yield port
+
+    def _known_facts(self) -> dict[str, object]:
+        living = sorted(self._membership.living)
+        places = self._settings.scheduler_max_concurrent_runs
+        return {**self._facts, "replica": self._id, "replicas": living, "places": places}
+
+    def _capacity(self) -> Capacity:
+        living = max(len(self._membership.living), 1)
+        return Capacity(living, living * self._settings.scheduler_max_concurrent_runs)
 
     async def _database_is_usable(self) -> bool:
         """Wait for a primary, with the probes answering; False where we are told to stop."""

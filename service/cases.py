@@ -154,6 +154,8 @@ class Cases:
             nonce=self._nonce(execution_id),
             started_at=now,
             attempts=(Attempt(now, None),),
+            display_name=case.councilor.display_name,
+            task_name=case.councilor.task.name,
         )
         return self._launch_of(case, execution, next_slot, None)
 
@@ -270,6 +272,8 @@ class Cases:
             owner=self._runner.owner,
             at=case.now,
             stretch=stretch,
+            display_name=case.desired.name if isinstance(case.desired, Desired) else "",
+            task_name=case.councilor.task.name if case.councilor is not None else "",
         )
         return replace(row, nonce=self._nonce(row.execution_id))
 

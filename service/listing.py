@@ -4,23 +4,36 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from time import monotonic
 from typing import Any, cast
 
 from service.domain.councilor import SchedulePolicy
 from service.domain.jobs import Absence, AgentDocument, Job, JobState, StoredJob
 from service.domain.planning import desired_job, past_of, skipped_slot_of
+from service.domain.severity import Severity
 from service.domain.verdict import SHOWN_RUNS, error_of, explanation_of, upcoming_slots
-from service.ports import Agents, Ledger, LedgerRow
+from service.ports import Agents, Clock, History, HistoryQuery, LedgerRow
 
 Item = dict[str, object]
 
-SORTS = ("agent_id", "name", "next_run_time")
+_FIELDS = ("agent_id", "name", "next_run_time")
+SORTS = (*_FIELDS, *(f"-{name}" for name in _FIELDS))
+"""Orders of a list; with `-`, the other way round."""
 MOST_ITEMS = 500
+MOST_RUNS = 60
+"""Rows that each item of a list may show."""
+MOST_BY_SEVERITY = 20_000
+"""Councilors of which the ledger is asked for the latest run: half a second for 10,000."""
 _RECENT = 20
+_KNOWN_SECONDS = 5.0
 
 
 class UnknownCursor(ValueError):
     """The page asked for begins after a councilor that is not there."""
+
+
+class TooMany(ValueError):
+    """More councilors than the ledger can be asked about at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,10 @@ class Query:
     state: JobState | None = None
     text: str = ""
     sort: str = "agent_id"
+    severity: Severity | None = None
+    """How the latest run ended."""
+    runs: int = 0
+    """How many of the latest rows each item shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +60,87 @@ class Page:
     next: str | None
 
 
-async def page_of(
-    jobs: Sequence[Job], query: Query, agents: Agents, ledger: Ledger, now: datetime
-) -> Page:
-    """One page of these jobs, with what documents and ledger say. Raises Unavailable."""
-    # In a thread, where timers are kept meanwhile: of 100,000 jobs it takes a while.
-    chosen = await asyncio.to_thread(_chosen, jobs, query)
-    start = 0
-    if query.after is not None:
-        places = (place for place, job in enumerate(chosen) if job.agent_id == query.after)
-        place = next(places, None)
-        if place is None:
-            raise UnknownCursor(query.after)
-        start = place + 1
-    shown = chosen[start : start + query.limit]
-    is_last = start + query.limit >= len(chosen)
-    items = await items_of(shown, agents, ledger, now)
-    return Page(items, len(chosen), None if is_last or not shown else shown[-1].agent_id)
+class Listing:
+    """Shows jobs with what their documents and the ledger say. Each method raises Unavailable."""
+
+    def __init__(self, agents: Agents, history: History, clock: Clock) -> None:
+        self._agents = agents
+        self._history = history
+        self._clock = clock
+        self._severities: Mapping[str, object] = {}
+        self._read_at = -_KNOWN_SECONDS
+
+    async def page(self, jobs: Sequence[Job], query: Query) -> Page:
+        """One page of these jobs. Raises UnknownCursor, TooMany."""
+        if query.severity is not None:
+            jobs = await self._ended_with(query.severity, jobs)
+        # In a thread, where timers are kept meanwhile: of 100,000 jobs it takes a while.
+        chosen = await asyncio.to_thread(chosen_of, jobs, query)
+        start = 0
+        if query.after is not None:
+            places = (place for place, job in enumerate(chosen) if job.agent_id == query.after)
+            place = next(places, None)
+            if place is None:
+                raise UnknownCursor(query.after)
+            start = place + 1
+        shown = chosen[start : start + query.limit]
+        is_last = start + query.limit >= len(chosen)
+        items = await self.items(shown, runs=query.runs)
+        return Page(items, len(chosen), None if is_last or not shown else shown[-1].agent_id)
+
+    async def _ended_with(self, severity: Severity, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Those of which the latest run ended so; what was read may be some seconds old."""
+        if len(jobs) > MOST_BY_SEVERITY:
+            raise TooMany(len(jobs))
+        if monotonic() - self._read_at > _KNOWN_SECONDS:
+            latest = await self._history.latest([job.agent_id for job in jobs])
+            self._severities = {id: row.fields.get("severity") for id, row in latest.items()}
+            self._read_at = monotonic()
+        return [job for job in jobs if self._severities.get(job.agent_id) == severity]
+
+    async def items(self, jobs: Sequence[Job], *, runs: int = 0) -> list[Item]:
+        """These jobs, with the statistics of their documents and their latest `runs` rows."""
+        if not jobs:
+            return []
+        ids = [job.agent_id for job in jobs]
+        documents = await self._agents.read([job.key for job in jobs], with_stats=True)
+        latest = await self._history.latest(ids)
+        recent = await self._history.recent(ids, runs) if runs else {}
+        now = self._clock()
+        items = [
+            item_of(job, document, latest.get(job.agent_id), now)
+            for job, document in zip(jobs, documents, strict=True)
+        ]
+        if runs:
+            for item, agent_id in zip(items, ids, strict=True):
+                item["recent"] = [row.fields for row in recent.get(agent_id, ())]
+        return items
+
+    async def detail(self, job: Job, *, with_task: bool = False) -> Item:
+        """One councilor: its item, verdict, next runs and recent executions.
+
+        With `with_task`, the task too, prompt and all.
+        """
+        (document,) = await self._agents.read([job.key], with_stats=True)
+        rows = await self._history.page(job.agent_id, HistoryQuery(_RECENT))
+        latest = await self._history.latest([job.agent_id])
+        now, timetable = self._clock(), job.timetable
+        fields = document.fields or {}
+        config = fields.get("councilor_config")
+        task = config.get("task") if isinstance(config, Mapping) else None
+        return {
+            **item_of(job, document, latest.get(job.agent_id), now),
+            "verdict": fields.get("councilor_status"),
+            "next_runs": upcoming_slots(timetable, now, SHOWN_RUNS, job.skipped_slot)
+            if timetable is not None
+            else (),
+            "executions": [row.fields for row in rows],
+            **({"task": task} if with_task else {}),
+        }
 
 
-def _chosen(jobs: Sequence[Job], query: Query) -> list[Job]:
+def chosen_of(jobs: Sequence[Job], query: Query) -> list[Job]:
+    """Those jobs that a query is about, in its order, whatever page of them it wants."""
     text = query.text.casefold()
     chosen = [
         job
@@ -70,38 +148,9 @@ def _chosen(jobs: Sequence[Job], query: Query) -> list[Job]:
         if (query.state is None or job.state is query.state)
         and (text in job.agent_id.casefold() or text in job.name.casefold())
     ]
-    chosen.sort(key=_ORDERS[query.sort])
+    order = query.sort.removeprefix("-")
+    chosen.sort(key=_ORDERS[order], reverse=query.sort != order)
     return chosen
-
-
-async def items_of(
-    jobs: Sequence[Job], agents: Agents, ledger: Ledger, now: datetime
-) -> list[Item]:
-    """These jobs, with the statistics of their documents. Raises Unavailable."""
-    if not jobs:
-        return []
-    documents = await agents.read([job.key for job in jobs], with_stats=True)
-    latest = await ledger.latest([job.agent_id for job in jobs])
-    return [
-        _item(job, document, latest.get(job.agent_id), now)
-        for job, document in zip(jobs, documents, strict=True)
-    ]
-
-
-async def detail_of(job: Job, agents: Agents, ledger: Ledger, now: datetime) -> Item:
-    """One councilor: its item, verdict, next runs and recent executions. Raises Unavailable."""
-    (document,) = await agents.read([job.key], with_stats=True)
-    rows = await ledger.history(job.agent_id, _RECENT)
-    latest = await ledger.latest([job.agent_id])
-    timetable = job.timetable
-    return {
-        **_item(job, document, latest.get(job.agent_id), now),
-        "verdict": (document.fields or {}).get("councilor_status"),
-        "next_runs": upcoming_slots(timetable, now, SHOWN_RUNS, job.skipped_slot)
-        if timetable is not None
-        else (),
-        "executions": [row.fields for row in rows],
-    }
 
 
 def jobs_of(
@@ -148,7 +197,8 @@ def _next_run_of(job: Job) -> datetime | None:
     return timetable.next_slot(at)
 
 
-def _item(job: Job, document: AgentDocument, latest: LedgerRow | None, now: datetime) -> Item:
+def item_of(job: Job, document: AgentDocument, latest: LedgerRow | None, now: datetime) -> Item:
+    """A councilor as `/jobs` shows it (CONTRACT section 8)."""
     schedule = job.spec.schedule if job.spec is not None else None
     stats = (document.fields or {}).get("stats")
     counted = cast("Mapping[str, Any]", stats) if isinstance(stats, Mapping) else {}

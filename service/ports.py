@@ -16,8 +16,10 @@ from service.domain.execution import (
     Order,
     Outcome,
     Reason,
+    Status,
 )
 from service.domain.jobs import AgentDocument, Job, JobState, Listed, StoredJob
+from service.domain.severity import Severity
 from service.domain.verdict import Verdict
 
 
@@ -162,6 +164,13 @@ class JobTable(Protocol):
 
     def counts(self) -> Mapping[JobState, int]:
         """How many jobs there are in each state, at no cost."""
+
+    def overdue(self, since: datetime) -> int:
+        """How many agents have a slot from before `since` that is not settled, and may not wait.
+
+        Those that may, by their documents, are left out: for the run before, or for their turn to
+        catch up. A thousand is as many as are counted.
+        """
 
     @property
     def is_behind(self) -> bool:
@@ -313,17 +322,115 @@ class Ledger(Protocol):
     async def known(self, execution_ids: Sequence[str]) -> frozenset[str]:
         """Those of these executions that have a row. Raises Unavailable."""
 
-    async def latest(self, agent_ids: Sequence[str]) -> Mapping[str, LedgerRow]:
-        """The row of the latest start of each agent that ever started. Raises Unavailable."""
-
-    async def history(self, agent_id: str, limit: int) -> Sequence[LedgerRow]:
-        """An agent's rows, latest slot first. Raises Unavailable."""
-
     async def running_of_others(self, alive: Collection[str]) -> Sequence[Execution]:
         """The running rows whose owner is none of these. Raises Unavailable."""
 
     async def running_of(self, owner: str) -> Sequence[Execution]:
         """The running rows of this owner. Raises Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryQuery:
+    """Which of an agent's rows: `limit` at most, after one (an execution id), of a kind."""
+
+    limit: int = 20
+    after: str | None = None
+    status: Status | None = None
+    severity: Severity | None = None
+
+
+class UnknownRow(ServiceError):
+    """The page asked for begins after a row that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRuns:
+    """How many rows of one kind were closed within a bucket of time that begins `at`."""
+
+    at: datetime
+    status: str
+    severity: str
+    count: int
+    duration_ms: int
+    """Of all of them together."""
+
+
+class History(Protocol):
+    """The collection `councilor_executions` as people read it. Each method raises Unavailable."""
+
+    async def page(self, agent_id: str, query: HistoryQuery) -> Sequence[LedgerRow]:
+        """An agent's rows, latest slot first, of `output` and `error` only the beginning.
+
+        Raises UnknownRow.
+        """
+
+    async def row(self, agent_id: str, execution_id: str) -> LedgerRow | None:
+        """One row of this agent's, whole."""
+
+    async def slot_at(
+        self, agent_id: str, instant: datetime, *, asked_for: bool = False
+    ) -> LedgerRow | None:
+        """The latest row whose slot is not after this instant, without its output.
+
+        With `asked_for`, of the runs that somebody asked for; else of all others.
+        """
+
+    async def latest(self, agent_ids: Sequence[str]) -> Mapping[str, LedgerRow]:
+        """The row of the latest start of each agent that ever started, in brief."""
+
+    async def recent(
+        self, agent_ids: Sequence[str], count: int
+    ) -> Mapping[str, Sequence[LedgerRow]]:
+        """The latest rows of each agent, latest slot first, in brief."""
+
+    async def ended(
+        self, since: datetime, before: datetime, bucket_seconds: int
+    ) -> Sequence[EndedRuns]:
+        """What ended in this time, in buckets; the latest 200,000 rows of it at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """A row of the ledger that was begun, or has ended; `fields` without output and attempts."""
+
+    position: str
+    fields: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationEntry:
+    """A notification that somebody shall see; `fields` as `scheduler_notifications` has them."""
+
+    position: str
+    fields: Mapping[str, object]
+
+
+Entry = LedgerEntry | NotificationEntry
+"""`position` is where `Journal.follow` goes on after it, in any replica."""
+
+
+class OpenJournal(Protocol):
+    """A journal that is being followed."""
+
+    @property
+    def position(self) -> str | None:
+        """Where to go on later; None where nobody knows."""
+
+    async def entries(self) -> Sequence[Entry]:
+        """What was written next, by any replica; empty after about a second without anything.
+
+        Must not be cancelled and called again. Raises WatchLost, Unavailable.
+        """
+
+
+class Journal(Protocol):
+    """What all replicas write to the ledger and to the notifications, as it is written."""
+
+    def follow(self, position: str | None = None) -> AbstractAsyncContextManager[OpenJournal]:
+        """Follow it from now on, or from after a position that was known before.
+
+        Raises WatchLost (also where that position is forgotten, or was none), Unavailable.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,8 +231,7 @@ class Reconciliation:
             match action:
                 case Put(job, change):
                     self._jobs.put(job)
-                    if change is not None:
-                        self._telemetry.job_changed(change, job)
+                    self._telemetry.job_changed(change, job)
                 case Remove(agent_id):
                     self._jobs.remove(agent_id)
                     self._telemetry.job_removed(agent_id)

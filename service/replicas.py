@@ -104,6 +104,11 @@ class Membership:
         return rank_of(self.replica_id, agent_id, self._living)
 
     @property
+    def living(self) -> Sequence[str]:
+        """The replicas that lived when we were last heard, this one included."""
+        return self._living
+
+    @property
     def others_live(self) -> bool:
         """Tell whether other replicas lived when we were last heard."""
         return any(name != self.replica_id for name in self._living)

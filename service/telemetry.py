@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import Any, TextIO, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar
 
 import orjson
 import stamina
@@ -111,10 +111,21 @@ def _route_library_logs(level: str) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
+class JobListener(Protocol):
+    """Somebody else who is told of jobs that documents have changed."""
+
+    def job_changed(self, change: Change | None, job: Job) -> None:
+        """A job is another; `change` is None where only details differ."""
+
+    def job_removed(self, agent_id: str) -> None:
+        """A job is gone."""
+
+
 class Telemetry:
     """Tells what happened. `registry` holds the metrics; each label value starts at zero."""
 
-    def __init__(self) -> None:
+    def __init__(self, listener: "JobListener | None" = None) -> None:
+        self._listener = listener
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._watch_up = self._gauge("watch_up", "1 while the change stream is live")
@@ -178,7 +189,12 @@ class Telemetry:
         """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def job_changed(self, change: Change, job: Job) -> None:
+    def job_changed(self, change: Change | None, job: Job) -> None:
+        """A document has changed a job; `change` is None where only details differ."""
+        if self._listener is not None:
+            self._listener.job_changed(change, job)
+        if change is None:
+            return
         fields: dict[str, Any] = {"agent_id": job.agent_id}
         if job.spec is not None:
             fields["schedule"] = f"{job.spec.schedule.kind}={job.spec.schedule.text}"
@@ -201,6 +217,8 @@ class Telemetry:
         )
 
     def job_removed(self, agent_id: str) -> None:
+        if self._listener is not None:
+            self._listener.job_removed(agent_id)
         log.info("job_removed", agent_id=agent_id)
 
     def document_failed(self, key: bytes, error: Exception) -> None:

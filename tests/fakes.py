@@ -26,11 +26,19 @@ from service.domain.execution import (
 )
 from service.domain.jobs import AgentDocument, Job, JobState, Listed, StoredJob, stored_of
 from service.domain.severity import Severity
-from service.domain.verdict import Verdict, error_of, explanation_of, upcoming_slots
+from service.domain.verdict import (
+    REMEMBERED_STATES,
+    Verdict,
+    error_of,
+    explanation_of,
+    upcoming_slots,
+)
 from service.ports import (
     Answer,
     Changed,
+    EndedRuns,
     Fired,
+    HistoryQuery,
     LedgerRow,
     Refused,
     ServerState,
@@ -38,6 +46,7 @@ from service.ports import (
     TakenSlots,
     Told,
     Unavailable,
+    UnknownRow,
     WatchLost,
 )
 
@@ -242,7 +251,15 @@ class FakeAgents:
             "next_runs": [slot for slot in runs if slot != skipped][:5],
             **({"skipped_slot": skipped} if skipped is not None else {}),
             "observed_at": self._clock(),
+            "history": self._states(old.get("history") or [], verdict),
         }
+
+    def _states(self, there: list[dict[str, Any]], verdict: Verdict) -> list[dict[str, Any]]:
+        if there and there[-1]["state"] == verdict.state.value:
+            return there
+        error = {"error": verdict.problem.message} if verdict.problem is not None else {}
+        since = {"state": verdict.state.value, "since": self._clock(), **error}
+        return [*there, since][-REMEMBERED_STATES:]
 
     def _skipped(
         self, old: Mapping[str, Any], verdict: Verdict, read: Mapping[str, Any]
@@ -454,6 +471,36 @@ class FakeLedger:
         self.outage.check()
         return frozenset(execution_ids) & self.rows.keys()
 
+    async def page(self, agent_id: str, query: HistoryQuery) -> Sequence[LedgerRow]:
+        self.outage.check()
+        rows = [
+            row
+            for row in sorted(self._rows_of([agent_id]), key=_latest_first)
+            if query.status in (None, row["status"]) and query.severity in (None, row["severity"])
+        ]
+        if query.after is not None:
+            ids = [row["execution_id"] for row in rows]
+            if query.after not in ids:
+                raise UnknownRow(query.after)
+            rows = rows[ids.index(query.after) + 1 :]
+        return [_preview(row) for row in rows[: query.limit]]
+
+    async def row(self, agent_id: str, execution_id: str) -> LedgerRow | None:
+        self.outage.check()
+        row = self.rows.get(execution_id)
+        return _shown(row) if row is not None and row["councilor_id"] == agent_id else None
+
+    async def slot_at(
+        self, agent_id: str, instant: datetime, *, asked_for: bool = False
+    ) -> LedgerRow | None:
+        self.outage.check()
+        rows = [
+            row
+            for row in sorted(self._rows_of([agent_id]), key=_latest_first)
+            if row["scheduled_for"] <= instant and (row["trigger"] == Trigger.MANUAL) is asked_for
+        ]
+        return _shown(rows[0]) if rows else None
+
     async def latest(self, agent_ids: Sequence[str]) -> Mapping[str, LedgerRow]:
         self.outage.check()
         latest: dict[str, LedgerRow] = {}
@@ -462,10 +509,30 @@ class FakeLedger:
                 latest[row["councilor_id"]] = _shown(row)
         return latest
 
-    async def history(self, agent_id: str, limit: int) -> Sequence[LedgerRow]:
+    async def recent(
+        self, agent_ids: Sequence[str], count: int
+    ) -> Mapping[str, Sequence[LedgerRow]]:
         self.outage.check()
-        rows = sorted(self._rows_of([agent_id]), key=lambda row: row["scheduled_for"], reverse=True)
-        return [_shown(row) for row in rows[:limit]]
+        rows = sorted(self._rows_of(agent_ids), key=_latest_first)
+        return {
+            agent_id: [_shown(row) for row in rows if row["councilor_id"] == agent_id][:count]
+            for agent_id in agent_ids
+        }
+
+    async def ended(
+        self, since: datetime, before: datetime, bucket_seconds: int
+    ) -> Sequence[EndedRuns]:
+        self.outage.check()
+        counts: Counter[tuple[datetime, str, str]] = Counter()
+        durations: Counter[tuple[datetime, str, str]] = Counter()
+        for row in self.rows.values():
+            ended_at = row.get("completed_at") or row.get("at")
+            if ended_at is not None and since <= ended_at < before:
+                first = int(ended_at.timestamp()) // bucket_seconds * bucket_seconds
+                key = (datetime.fromtimestamp(first, UTC), row["status"], row["severity"])
+                counts[key] += 1
+                durations[key] += row.get("duration_ms") or 0
+        return [EndedRuns(*key, count, durations[key]) for key, count in counts.items()]
 
     async def running_of_others(self, alive: Collection[str]) -> Sequence[Execution]:
         self.outage.check()
@@ -480,6 +547,15 @@ class FakeLedger:
 
     def _running(self) -> list[dict[str, Any]]:
         return [row for row in self.rows.values() if row["status"] == Status.RUNNING]
+
+
+def _latest_first(row: Mapping[str, Any]) -> tuple[float, str]:
+    return -row["scheduled_for"].timestamp(), row["execution_id"]
+
+
+def _preview(row: Mapping[str, Any]) -> LedgerRow:
+    output = row.get("output")
+    return _shown({**row, **({"output": output[:4_000]} if output else {})})
 
 
 def _shown(row: Mapping[str, Any]) -> LedgerRow:

@@ -16,8 +16,8 @@ from service.domain.advice import Circumstances
 from service.domain.config import instant_from
 from service.domain.jobs import AgentDocument
 from service.domain.verdict import SHOWN_RUNS
-from service.listing import items_of, jobs_of
-from service.ports import ServiceError
+from service.listing import Listing, jobs_of
+from service.ports import HistoryQuery, ServiceError
 from service.settings import Settings, settings_from_environment
 
 
@@ -30,9 +30,8 @@ def jobs(as_json: AsJson = False) -> None:
         stored = await stores.stored_jobs.load()
         now = wall_clock()
         found = jobs_of(documents, stored, schedule_policy(settings), now)
-        items = await items_of(
-            sorted(found, key=lambda job: job.agent_id), stores.agents, stores.ledger, now
-        )
+        listing = Listing(stores.agents, stores.history, wall_clock)
+        items = await listing.items(sorted(found, key=lambda job: job.agent_id))
         tables.show_jobs(items, now, as_json=as_json)
 
     with_stores(listed)
@@ -47,7 +46,7 @@ def history(
     """Show what became of a councilor's slots."""
 
     async def shown(stores: Stores, _: Settings) -> None:
-        rows = await stores.ledger.history(agent_id, limit)
+        rows = await stores.history.page(agent_id, HistoryQuery(limit))
         if not rows and not await stores.agents.find([agent_id]):
             raise ServiceError(f"there is no agent {agent_id}")
         tables.show_history([row.fields for row in rows], as_json=as_json)

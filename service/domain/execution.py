@@ -115,6 +115,8 @@ class Execution:
     nonce: str
     started_at: datetime
     attempts: tuple[Attempt, ...] = ()
+    display_name: str = ""
+    task_name: str = ""
 
     @property
     def lateness_ms(self) -> int:
@@ -133,6 +135,8 @@ class Execution:
             self.nonce,
             self.started_at if earlier else now,
             (*earlier, Attempt(now, None)),
+            self.display_name,
+            self.task_name,
         )
 
     @property
@@ -156,6 +160,8 @@ class NotRun:
     stretch: Stretch | None = None
     nonce: str | None = None
     """Of the claim of this slot that the same replica may have made."""
+    display_name: str = ""
+    task_name: str = ""
 
     @property
     def execution_id(self) -> str:

@@ -12,6 +12,8 @@ from service.domain.schedule import Timetable
 
 SHOWN_RUNS = 5
 """How many next runs a verdict shows."""
+REMEMBERED_STATES = 20
+"""How many states, and since when, `councilor_status.history` remembers."""
 _VERDICT_FIELDS = ("state", "spec_hash", "error", "explanation", "timezone", "skipped_slot")
 _ALMOST_A_SECOND = timedelta(milliseconds=999)
 

@@ -1,159 +1,119 @@
-"""What can be asked over HTTP, and the answers."""
-
-import asyncio
-from collections.abc import Mapping
+"""Councilors, what became of their slots, and what is to come, as JSON; read-only."""
 
 from aiohttp import web
 
-from service.domain.jobs import JobState
-from service.health import Health
-from service.listing import (
-    MOST_ITEMS,
-    SORTS,
-    Query,
-    UnknownCursor,
-    detail_of,
-    page_of,
-)
-from service.ports import Agents, Clock, JobTable, Ledger, ServiceError
-from service.telemetry import Telemetry
+from service.domain.why import Why
+from service.inquiry import Inquiry
+from service.listing import Listing, TooMany, UnknownCursor
+from service.ports import History, JobTable, UnknownRow
+from service.timeline import Timeline
+from service.web.openapi import OPENAPI
+from service.web.queries import flag_query, history_query, instant_query, jobs_query
 from service.web.server import answer
 
-_PING_SECONDS = 2.0
+_AGENT = "/jobs/{agent_id:[^/]+}"
 
 
 class Routes:
-    """The handlers. Nothing here changes anything."""
+    """Answers that want the token, where there is one. Nothing here changes anything."""
 
     def __init__(
         self,
-        agents: Agents,
-        ledger: Ledger,
         jobs: JobTable,
-        health: Health,
-        telemetry: Telemetry,
-        clock: Clock,
-        *,
-        facts: Mapping[str, object],
+        listing: Listing,
+        history: History,
+        inquiry: Inquiry,
+        timeline: Timeline,
     ) -> None:
-        self._agents = agents
-        self._ledger = ledger
         self._jobs = jobs
-        self._health = health
-        self._telemetry = telemetry
-        self._clock = clock
-        self._facts = facts
+        self._listing = listing
+        self._history = history
+        self._inquiry = inquiry
+        self._timeline = timeline
 
     def add_to(self, app: web.Application) -> None:
-        """Register every route."""
-        app.router.add_get("/livez", self.livez)
-        app.router.add_get("/readyz", self.readyz)
-        app.router.add_get("/healthz", self.healthz)
-        app.router.add_get("/metrics", self.metrics)
+        """Register the routes."""
         app.router.add_get("/jobs", self.list_jobs)
-        app.router.add_get("/jobs/{agent_id:[^/]+}", self.show_job)
-
-    async def livez(self, _request: web.Request) -> web.Response:
-        """200 while the event loop turns; a service task that ends takes the process with it."""
-        return answer({"status": "ok"})
-
-    async def readyz(self, _request: web.Request) -> web.Response:
-        """200 while changes are seen and acted upon; else 503 with the checks that fail."""
-        needed = await self._needed()
-        checks = {**needed, **self._others()}
-        failing = {name: check for name, check in needed.items() if not check["ok"]}
-        if failing:
-            return answer({"status": "unavailable", "checks": checks, "failing": failing}, 503)
-        return answer({"status": _status_of(checks), "checks": checks})
-
-    async def healthz(self, _request: web.Request) -> web.Response:
-        """Everything that is known about the state of this replica."""
-        checks = {**await self._needed(), **self._others()}
-        counts = self._jobs.counts()
-        return answer(
-            {
-                "status": _status_of(checks),
-                "checks": checks,
-                "jobs": {state.value: counts.get(state, 0) for state in JobState},
-                "at": self._clock(),
-                **self._facts,
-            }
-        )
-
-    async def metrics(self, _request: web.Request) -> web.Response:
-        """The metrics in Prometheus' text format."""
-        self._telemetry.jobs_counted(self._jobs.counts())
-        body = self._telemetry.exposition()
-        headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        return web.Response(body=body, headers=headers)
+        app.router.add_get(_AGENT, self.show_job)
+        app.router.add_get(f"{_AGENT}/executions", self.list_executions)
+        app.router.add_get(f"{_AGENT}/executions/{{execution_id:[^/]+}}", self.show_execution)
+        app.router.add_get(f"{_AGENT}/why", self.explain)
+        app.router.add_get("/timeline", self.show_timeline)
+        app.router.add_get("/openapi.json", self.describe)
 
     async def list_jobs(self, request: web.Request) -> web.Response:
         """A page of councilors: paused and invalid ones too."""
-        query = _query_from(request.query)
+        query = jobs_query(request.query)
         try:
-            page = await page_of(self._jobs.all(), query, self._agents, self._ledger, self._clock())
+            page = await self._listing.page(self._jobs.all(), query)
         except UnknownCursor as error:
             raise web.HTTPBadRequest(text=f"after: no councilor {error} in this list") from error
+        except TooMany as error:
+            text = f"severity: {error} councilors are too many to look at; narrow them down by q"
+            raise web.HTTPBadRequest(text=text) from error
         return answer({"items": page.items, "total": page.total, "next": page.next})
 
     async def show_job(self, request: web.Request) -> web.Response:
-        """One councilor with its verdict, its next runs and its recent executions."""
+        """One councilor with its verdict, its next runs and its recent executions.
+
+        With `prompt=true`, its task, too: nothing else ever shows a prompt.
+        """
         agent_id = request.match_info["agent_id"]
+        with_task = flag_query(request.query, "prompt")
         job = self._jobs.of_agent(agent_id)
         if job is None:
-            raise web.HTTPNotFound(text=f"there is no councilor {agent_id}")
-        return answer(await detail_of(job, self._agents, self._ledger, self._clock()))
+            raise _no_councilor(agent_id)
+        return answer(await self._listing.detail(job, with_task=with_task))
 
-    async def _needed(self) -> dict[str, dict[str, object]]:
-        """The checks without which this replica is not ready."""
-        health = self._health
-        not_synced = None if health.synced else "the first full sync is not done yet"
-        return {
-            "mongodb": _check(await self._mongodb_trouble()),
-            "first_sync": _check(not_synced),
-            "change_stream": _check(health.stream_trouble),
-            **{name: _check(trouble()) for name, trouble in health.needed.items()},
-        }
-
-    def _others(self) -> dict[str, dict[str, object]]:
-        """What an operator wants to know, although this replica can do nothing about it."""
-        return {name: _check(trouble()) for name, trouble in self._health.others.items()}
-
-    async def _mongodb_trouble(self) -> str | None:
+    async def list_executions(self, request: web.Request) -> web.Response:
+        """A page of an agent's ledger, latest slot first."""
+        agent_id, query = request.match_info["agent_id"], history_query(request.query)
         try:
-            async with asyncio.timeout(_PING_SECONDS):
-                await self._agents.ping()
-        except TimeoutError:
-            return f"no answer within {_PING_SECONDS:g} s"
-        except ServiceError as error:
-            return str(error)
-        return None
+            rows = await self._history.page(agent_id, query)
+        except UnknownRow as error:
+            raise web.HTTPBadRequest(text=f"after: no execution {error} of this agent") from error
+        if not rows and await self._inquiry.why(agent_id) is None:
+            raise _no_councilor(agent_id)
+        is_last = len(rows) < query.limit
+        following = None if is_last else rows[-1].fields.get("execution_id")
+        return answer({"items": [row.fields for row in rows], "next": following})
+
+    async def show_execution(self, request: web.Request) -> web.Response:
+        """One row of the ledger with all of its output."""
+        asked = request.match_info
+        row = await self._history.row(asked["agent_id"], asked["execution_id"])
+        if row is None:
+            raise web.HTTPNotFound(text=f"there is no execution {asked['execution_id']}")
+        return answer(row.fields)
+
+    async def explain(self, request: web.Request) -> web.Response:
+        """What became of the slot at or before an instant, and why."""
+        agent_id = request.match_info["agent_id"]
+        found = await self._inquiry.why(agent_id, instant_query(request.query))
+        if found is None:
+            raise _no_councilor(agent_id)
+        return answer(explained(agent_id, found))
+
+    async def show_timeline(self, _request: web.Request) -> web.Response:
+        """Half a day of what has run, and half a day of what will."""
+        return answer(await self._timeline.around_now())
+
+    async def describe(self, _request: web.Request) -> web.Response:
+        """All of this, for programs."""
+        return answer(OPENAPI)
 
 
-def _check(trouble: str | None) -> dict[str, object]:
-    return {"ok": True} if trouble is None else {"ok": False, "error": trouble}
+def explained(agent_id: str, found: Why) -> dict[str, object]:
+    """An explanation as CONTRACT section 8 has it."""
+    return {
+        "agent_id": agent_id,
+        "slot": found.slot,
+        "outcome": found.fate.value,
+        "reason": found.reason,
+        "text": found.text,
+        "execution": found.row,
+    }
 
 
-def _status_of(checks: Mapping[str, Mapping[str, object]]) -> str:
-    return "ok" if all(check["ok"] for check in checks.values()) else "degraded"
-
-
-def _query_from(given: Mapping[str, str]) -> Query:
-    """Read the parameters of `/jobs`. Raises HTTPBadRequest, naming the one that is wrong."""
-    limit = given.get("limit", "100")
-    is_number = limit.isascii() and limit.isdecimal() and len(limit) <= len(str(MOST_ITEMS))
-    if not is_number or not 1 <= int(limit) <= MOST_ITEMS:
-        raise web.HTTPBadRequest(text=f"limit: write a number from 1 to {MOST_ITEMS}")
-    state = given.get("state") or None
-    if state is not None and state not in set(JobState):
-        raise web.HTTPBadRequest(text=f"state: write one of {', '.join(JobState)}")
-    sort = given.get("sort") or "agent_id"
-    if sort not in SORTS:
-        raise web.HTTPBadRequest(text=f"sort: write one of {', '.join(SORTS)}")
-    return Query(
-        limit=int(limit),
-        after=given.get("after") or None,
-        state=JobState(state) if state is not None else None,
-        text=given.get("q", ""),
-        sort=sort,
-    )
+def _no_councilor(agent_id: str) -> web.HTTPNotFound:
+    return web.HTTPNotFound(text=f"there is no councilor {agent_id}")

@@ -15,15 +15,23 @@ log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+PAGE: web.AppKey[Callable[[web.Request], web.Response]] = web.AppKey("page")
+"""Answers the page, which asks for the token itself, to whoever opens it without one."""
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
-_HEADERS = {
+SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
-_CODES = {400: "bad_request", 401: "unauthorized", 404: "not_found", 405: "method_not_allowed"}
+_CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    503: "unavailable",
+}
 
 
 class CannotListen(ServiceError):
@@ -32,7 +40,7 @@ class CannotListen(ServiceError):
 
 def answer(content: object, status: int = 200) -> web.Response:
     """A JSON answer; dates are ISO-8601 in UTC."""
-    body = orjson.dumps(content, default=_plain, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+    body = orjson.dumps(content, default=plain, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
     return web.Response(body=body, status=status, content_type="application/json")
 
 
@@ -41,7 +49,7 @@ def error_answer(status: int, code: str, message: str) -> web.Response:
     return answer({"error": {"code": code, "message": message}}, status)
 
 
-def _plain(value: Any) -> str | dict[str, Any]:
+def plain(value: Any) -> str | dict[str, Any]:
     """What a document may hold that JSON has no word for; integers beyond 64 bits, say."""
     return dict(value) if isinstance(value, dict) else str(value)
 
@@ -65,7 +73,9 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except Exception:
         log.exception("request_failed", path=request.path)
         response = error_answer(500, "internal_error", "the service failed; its log says why")
-    response.headers.update(_HEADERS)
+    if not response.prepared:
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
     return response
 
 
@@ -75,12 +85,21 @@ def _asking_for(token: str | None) -> Any:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         is_open = token is None or request.path in OPEN_PATHS
         if not is_open and not hmac.compare_digest(given, f"Bearer {token}".encode()):
-            response = error_answer(401, "unauthorized", "send Authorization: Bearer <token>")
+            response = _unauthorized(request)
             response.headers["WWW-Authenticate"] = "Bearer"
             return response
         return await handler(request)
 
     return ask
+
+
+def _unauthorized(request: web.Request) -> web.Response:
+    page = request.app.get(PAGE)
+    if request.path == "/" and page is not None:
+        response = page(request)
+        response.set_status(401)
+        return response
+    return error_answer(401, "unauthorized", "send Authorization: Bearer <token>")
 
 
 @asynccontextmanager

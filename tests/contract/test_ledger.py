@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from service.adapters.mongo.client import Client, connected
+from service.adapters.mongo.history import MongoHistory
 from service.adapters.mongo.keys import key_of
 from service.adapters.mongo.ledger import MongoLedger
 from service.domain.execution import (
@@ -24,7 +25,7 @@ from service.domain.execution import (
     interrupted,
 )
 from service.domain.severity import Severity
-from service.ports import Ledger, Misconfigured, TakenSlots
+from service.ports import History, HistoryQuery, Ledger, Misconfigured, TakenSlots
 from tests.claiming import opened
 from tests.fakes import NOON, FakeLedger
 
@@ -41,6 +42,15 @@ async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[Ledger]:
         real = MongoLedger(client, database, "executions", "agents")
         await real.prepare(keep_for=None)
         yield real
+
+
+@pytest.fixture
+def history(ledger: Ledger, request: pytest.FixtureRequest) -> History:
+    """The same rows, as people read them."""
+    if isinstance(ledger, FakeLedger):
+        return ledger
+    client, database = map(request.getfixturevalue, ("client", "database"))
+    return MongoHistory(client, database, "executions")
 
 
 def run_of(agent_id: str = "scout", minutes: int = 0, **changes: Any) -> Execution:
@@ -138,11 +148,13 @@ async def test_closing_needs_the_owner_and_its_nonce(ledger: Ledger) -> None:
     assert await ledger.running_of("replica-1") == [run_of()]
 
 
-async def test_a_late_result_is_refused_when_the_run_was_closed_for_it(ledger: Ledger) -> None:
+async def test_a_late_result_is_refused_when_the_run_was_closed_for_it(
+    ledger: Ledger, history: History
+) -> None:
     await opened(ledger, run_of())
     await ledger.close(run_of(), None, interrupted(run_of(), NOON + MINUTE, "gone"))
     assert not await ledger.close(run_of(), None, outcome())
-    (row,) = await ledger.history("scout", 10)
+    (row,) = await history.page("scout", HistoryQuery(10))
     assert (row.fields["status"], row.fields["reason"]) == (Status.ERROR, Reason.INTERRUPTED)
 
 
@@ -153,11 +165,11 @@ async def test_closing_twice_the_same_way_says_yes_twice(ledger: Ledger) -> None
     assert await ledger.close(run_of(), None, outcome())
 
 
-async def test_a_closed_row_says_how_it_ended(ledger: Ledger) -> None:
+async def test_a_closed_row_says_how_it_ended(ledger: Ledger, history: History) -> None:
     await opened(ledger, run_of())
     end = outcome(status=Status.ERROR, severity=Severity.ERROR, error="no", reason=Reason.FAILED)
     await ledger.close(run_of(), None, end)
-    (row,) = await ledger.history("scout", 10)
+    (row,) = await history.page("scout", HistoryQuery(10))
     assert row.fields["error"] == "no"
     assert row.fields["severity"] == Severity.ERROR
     assert row.fields["duration_ms"] == 29_993
@@ -180,7 +192,9 @@ async def test_a_run_that_was_asked_for_takes_no_slot(ledger: Ledger) -> None:
     assert await ledger.taken("scout", NOON) == []
 
 
-async def test_a_stretch_is_provisional_until_it_is_confirmed(ledger: Ledger) -> None:
+async def test_a_stretch_is_provisional_until_it_is_confirmed(
+    ledger: Ledger, history: History
+) -> None:
     await ledger.record(missed(1, 5))
     shorter = Stretch(NOON + MINUTE, NOON + 3 * MINUTE, 3)
     await ledger.confirm(replace(missed(1, 5), stretch=shorter, owner="another"))
@@ -188,7 +202,7 @@ async def test_a_stretch_is_provisional_until_it_is_confirmed(ledger: Ledger) ->
     assert slots.provisional_since == missed(1, 5).at
     await ledger.confirm(replace(missed(1, 5), stretch=shorter))
     assert await ledger.taken("scout", NOON) == [TakenSlots(shorter.first, shorter.last)]
-    (row,) = await ledger.history("scout", 10)
+    (row,) = await history.page("scout", HistoryQuery(10))
     assert (row.fields["slots_missed"], "provisional" in row.fields) == (3, False)
 
 
@@ -204,13 +218,15 @@ async def test_a_stretch_whose_answer_was_lost_is_recorded_again_until_it_is_fin
     assert not await ledger.record(missed(1, 7))
 
 
-async def test_a_provisional_stretch_may_become_the_row_of_its_first_slot(ledger: Ledger) -> None:
+async def test_a_provisional_stretch_may_become_the_row_of_its_first_slot(
+    ledger: Ledger, history: History
+) -> None:
     """The agent was deleted before the stretch was final."""
     await ledger.record(missed(1, 5))
     deleted = replace(missed(1, 5), stretch=None, status=Status.SKIPPED, reason=Reason.DELETED)
     assert await ledger.record(deleted)
     assert await ledger.taken("scout", NOON) == [TakenSlots(NOON + MINUTE, NOON + MINUTE)]
-    (row,) = await ledger.history("scout", 10)
+    (row,) = await history.page("scout", HistoryQuery(10))
     assert "slots_missed" not in row.fields
 
 
@@ -224,12 +240,13 @@ async def test_a_row_that_gives_way_is_gone_unless_it_is_anothers(ledger: Ledger
 
 async def test_a_claim_that_may_have_arrived_becomes_the_row_that_is_recorded(
     ledger: Ledger,
+    history: History,
 ) -> None:
     await opened(ledger, run_of(nonce="ours"))
     not_run = replace(missed(0, 0), stretch=None, owner="replica-1")
     assert not await ledger.record(replace(not_run, nonce="another's"))
     assert await ledger.record(replace(not_run, nonce="ours"))
-    (row,) = await ledger.history("scout", 10)
+    (row,) = await history.page("scout", HistoryQuery(10))
     assert (row.fields["status"], row.fields["reason"]) == (Status.MISSED, Reason.OUTAGE)
     assert await ledger.running_of("replica-1") == []
 
@@ -287,23 +304,23 @@ async def test_known_are_those_with_a_row(ledger: Ledger) -> None:
     assert await ledger.known([run_of().execution_id, other]) == {run_of().execution_id}
 
 
-async def test_latest_is_the_latest_start(ledger: Ledger) -> None:
+async def test_latest_is_the_latest_start(ledger: Ledger, history: History) -> None:
     for minutes in (0, 2, 1):
         await opened(ledger, run_of(minutes=minutes))
         await ledger.close(run_of(minutes=minutes), None, outcome())
     await ledger.record(missed(5, 9))
-    latest = await ledger.latest(["scout", "never ran"])
+    latest = await history.latest(["scout", "never ran"])
     assert {name: row.fields["scheduled_for"] for name, row in latest.items()} == {
         "scout": NOON + 2 * MINUTE
     }
 
 
-async def test_history_is_latest_slot_first_and_limited(ledger: Ledger) -> None:
+async def test_history_is_latest_slot_first_and_limited(ledger: Ledger, history: History) -> None:
     await ledger.record(missed(5, 9))
     await opened(ledger, run_of())
-    rows = await ledger.history("scout", 1)
+    rows = await history.page("scout", HistoryQuery(1))
     assert [row.fields["slots_missed"] for row in rows] == [5]
-    assert len(await ledger.history("scout", 10)) == 2
+    assert len(await history.page("scout", HistoryQuery(10))) == 2
 
 
 async def test_orphans_are_the_running_rows_of_nobody_alive(ledger: Ledger) -> None:
@@ -395,7 +412,7 @@ async def test_what_the_predecessor_left_neither_stops_us_nor_is_lost(
         await ledger.prepare(keep_for=timedelta(days=90))
     assert await opened(ledger, run_of()) is Claim.WON
     assert await ledger.running_of_others([]) == [run_of()]
-    history = await ledger.history("scout", 10)
+    found = await history.page("scout", HistoryQuery(10))
     assert sorted(str(row.fields["reason"]) for row in history) == [
         "None",
         "interrupted",

@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, cast
 
+from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
+from motor.motor_asyncio import AsyncIOMotorCollection
 from pymongo import ReadPreference, UpdateOne
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
@@ -16,18 +18,20 @@ from service.adapters.mongo.client import DURABLE, Client, translated, translati
 from service.adapters.mongo.documents import RAW, document_of, documents_in, listed
 from service.adapters.mongo.keys import id_of, key_in
 from service.adapters.mongo.stats import SUMS
-from service.adapters.mongo.stream import RawCollection
+from service.adapters.mongo.stream import Watched
 from service.adapters.mongo.verdicts import (
     guarded_filter,
     skipping_update,
     verdict_update,
 )
-from service.adapters.mongo.watch import OpenWatch, opened_stream
+from service.adapters.mongo.watch import PIPELINE, OpenWatch, opened_stream
 from service.domain.config import instant_from
 from service.domain.councilor import DocumentKey
 from service.domain.jobs import AgentDocument, Listed
 from service.domain.verdict import Verdict
 from service.ports import Refused, Told
+
+RawCollection = AsyncIOMotorCollection[RawBSONDocument]
 
 _NOT_REMEMBERED = {72, 239, 246}
 """InvalidOptions (a time to come, while nothing is written), SnapshotTooOld (after five minutes),
@@ -93,12 +97,14 @@ class MongoAgents:
             read_concern=ReadConcern("majority"),
             write_concern=DURABLE,
         )
+        self._database = client[database]
         self._documents = cast("RawCollection", collected)  # Motor's stub forgets the codec
         self._seen: Timestamp | None = None
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[OpenWatch]:
-        async with opened_stream(self._client, self._documents) as stream:
+        watched = Watched(self._database, self._documents.name, PIPELINE)
+        async with opened_stream(self._client, watched) as stream:
             self._saw(stream.since)
             yield OpenWatch(stream, self._list, self._saw)
 

@@ -49,6 +49,12 @@ INDEXES = (
         name="stretches",
         partialFilterExpression={"last_slot": {"$exists": True}},
     ),
+    IndexModel(
+        # All that a day's summary needs, written once, when a row is closed.
+        [(name, ASCENDING) for name in ("completed_at", "severity", "status", "duration_ms")],
+        name="ended",
+        partialFilterExpression={"completed_at": {"$type": "date"}},
+    ),
 )
 """The first unique index makes one row of a slot (so does `_id`, should somebody drop the
 collection and with it the indexes); the second makes an overlap impossible."""

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from pymongo import DESCENDING, InsertOne, ReadPreference, UpdateOne
+from pymongo import InsertOne, ReadPreference, UpdateOne
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.read_concern import ReadConcern
 
@@ -20,7 +20,6 @@ from service.adapters.mongo.rows import (
     is_ours,
     running_filter,
     running_row,
-    shown,
     stretch_of,
 )
 from service.adapters.mongo.stats import CountedRun
@@ -37,7 +36,7 @@ from service.domain.execution import (
     Status,
 )
 from service.domain.severity import Severity
-from service.ports import LedgerRow, ServiceError, TakenSlots, Unavailable
+from service.ports import ServiceError, TakenSlots, Unavailable
 
 _FOREIGN_RUN = {"status": Status.RUNNING.value, "owner": {"$not": {"$type": "string"}}}
 _FOREIGN_END = {
@@ -54,7 +53,6 @@ _OF_A_STRETCH = ("provisional", "slots_missed", "first_slot", "last_slot")
 _SINGLES_AT_ONCE = 8
 _CLOSINGS = BatchPolicy(distance_seconds=0.02)
 """Each batch takes three commands, more where it fails, and nobody waits for it."""
-_STARTED = {"status": {"$in": [Status.RUNNING, Status.COMPLETED, Status.ERROR]}}
 
 
 class MongoLedger:
@@ -253,24 +251,6 @@ class MongoLedger:
         with translated():
             rows = self._rows.find(wanted, {"execution_id": 1})
             return frozenset([row["execution_id"] async for row in rows])
-
-    async def latest(self, agent_ids: Sequence[str]) -> Mapping[str, LedgerRow]:
-        found = [await self._latest_start(agent_id) for agent_id in agent_ids]
-        return {row.agent_id: row for row in found if row is not None}
-
-    async def _latest_start(self, agent_id: str) -> LedgerRow | None:
-        started = {"councilor_id": agent_id, **_STARTED}
-        with translated():
-            row = await self._rows.find_one(
-                started, {"output": 0}, sort=[("started_at", DESCENDING)]
-            )
-        return None if row is None else shown(row)
-
-    async def history(self, agent_id: str, limit: int) -> Sequence[LedgerRow]:
-        with translated():
-            rows = self._rows.find({"councilor_id": agent_id})
-            latest_first = rows.sort("scheduled_for", DESCENDING).limit(limit)
-            return [shown(row) async for row in latest_first]
 
     async def running_of_others(self, alive: Collection[str]) -> Sequence[Execution]:
         return await self._running_rows({"$type": "string", "$nin": list(alive)})

@@ -25,6 +25,8 @@ def running_row(execution: Execution) -> dict[str, Any]:
         "_id": execution.execution_id,
         "execution_id": execution.execution_id,
         "councilor_id": execution.agent_id,
+        "display_name": execution.display_name,
+        "task_name": execution.task_name,
         "scheduled_for": execution.scheduled_for,
         "trigger": execution.trigger.value,
         "status": Status.RUNNING.value,
@@ -50,6 +52,8 @@ def final_row(not_run: NotRun) -> dict[str, Any]:
         "_id": not_run.execution_id,
         "execution_id": not_run.execution_id,
         "councilor_id": not_run.agent_id,
+        "display_name": not_run.display_name,
+        "task_name": not_run.task_name,
         "scheduled_for": not_run.scheduled_for,
         "trigger": not_run.trigger.value,
         "status": not_run.status.value,
@@ -159,7 +163,13 @@ def execution_of(row: Mapping[str, Any]) -> Execution:
         nonce=row.get("nonce", ""),
         started_at=row["started_at"],
         attempts=tuple(_attempts_in(row.get("attempts"))),
+        display_name=_text_of(row.get("display_name")),
+        task_name=_text_of(row.get("task_name")),
     )
+
+
+def _text_of(said: object) -> str:
+    return said if isinstance(said, str) else ""
 
 
 def _attempts_in(said: object) -> Iterator[Attempt]:
@@ -171,6 +181,10 @@ def _attempts_in(said: object) -> Iterator[Attempt]:
 
 def shown(row: Mapping[str, Any]) -> LedgerRow:
     """A row without what is nobody's business."""
+    return LedgerRow(row["councilor_id"], shown_fields(row))
+
+
+def shown_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of such a row."""
     hidden = ("_id", "nonce", "counted", "provisional")
-    fields = {name: value for name, value in row.items() if name not in hidden}
-    return LedgerRow(row["councilor_id"], fields)
+    return {name: value for name, value in row.items() if name not in hidden}

@@ -1,4 +1,4 @@
-"""A change stream on `agents`, read in batches.
+"""A change stream, read in batches.
 
 The driver's own hands out one event at a time, and takes a thread to do it: 85 µs each, which a
 bulk import has to wait for. What it does beside that is small: go on from the last token after an
@@ -9,17 +9,17 @@ error that the specification calls resumable
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
-from motor.motor_asyncio import AsyncIOMotorClientSession, AsyncIOMotorCollection
+from motor.motor_asyncio import AsyncIOMotorClientSession, AsyncIOMotorDatabase
 from pymongo.errors import ConnectionFailure, NetworkTimeout, OperationFailure, PyMongoError
 
 from service.adapters.mongo.client import Client, translated
 from service.adapters.mongo.keys import LENIENT
 
-RawCollection = AsyncIOMotorCollection[RawBSONDocument]
+Database = AsyncIOMotorDatabase[dict[str, Any]]
 Event = Mapping[str, Any]
 
 MAX_AWAIT_MS = 1_000
@@ -33,39 +33,15 @@ _IDLE_CONNECTIONS = 12
 _TRIAL_SECONDS = 0.1
 _CURSOR_NOT_FOUND = 43
 _RESUMABLE = "ResumableChangeStreamError"
-_OUR_FIELDS = r"^(stats|councilor_status)(\.|$)"
 
-_TOUCHED: dict[str, Any] = {
-    "$concatArrays": [
-        {
-            "$map": {
-                "input": {"$objectToArray": {"$ifNull": ["$updateDescription.updatedFields", {}]}},
-                "in": "$$this.k",
-            }
-        },
-        {"$ifNull": ["$updateDescription.removedFields", []]},
-        {
-            "$map": {
-                "input": {"$ifNull": ["$updateDescription.truncatedArrays", []]},
-                "in": "$$this.field",
-            }
-        },
-    ]
-}
-_NOT_OURS = {"$not": [{"$regexMatch": {"input": "$$this", "regex": _OUR_FIELDS}}]}
-PIPELINE: list[dict[str, Any]] = [
-    {
-        "$match": {
-            "$or": [
-                {"operationType": {"$ne": "update"}},
-                {"$expr": {"$anyElementTrue": [{"$map": {"input": _TOUCHED, "in": _NOT_OURS}}]}},
-            ]
-        }
-    },
-    # `_id` is the resume token and has to stay (without it: error 280, FAULTS 1).
-    {"$project": {"operationType": 1, "documentKey": 1, "clusterTime": 1, "ns": 1}},
-]
-"""Leaves out what this service writes itself, and of the rest everything but the key."""
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What a stream tells of: one collection, or all of a database, and which events of it."""
+
+    database: Database
+    collection: str | None
+    pipeline: Sequence[Mapping[str, Any]]
 
 
 class Stream:
@@ -76,21 +52,31 @@ class Stream:
     """
 
     def __init__(
-        self, documents: RawCollection, session: AsyncIOMotorClientSession, since: Timestamp
+        self,
+        watched: Watched,
+        session: AsyncIOMotorClientSession,
+        since: Timestamp,
+        token: str | None = None,
     ) -> None:
         self.since = since
-        self._documents = documents
+        self.token = token
+        """Where another stream may go on (a resume token); None where nobody knows it yet."""
+        self._watched = watched
         self._session = session
         # What carries the time `since` itself is in every majority read from here on.
         just_after = Timestamp(since.time, since.inc + 1)
         self._start: dict[str, Any] = {"startAtOperationTime": just_after}
+        if token is not None:
+            self._start = {"resumeAfter": {"_data": token}}
         self._cursor = 0
         self._waiting: Sequence[Event] = ()
         self._trials: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def opened(cls, client: Client, documents: RawCollection) -> "Stream":
+    async def opened(cls, client: Client, watched: Watched, token: str | None = None) -> "Stream":
         """Open a stream just after what the majority has now, before anything is listed.
+
+        With a `token`, just after that, if the server still remembers it.
 
         One opened at "now" starts after the primary's last write, while a majority list shows an
         older state: what lies between is in neither (FAULTS 0.1). Raises Unavailable where nobody
@@ -99,7 +85,7 @@ class Stream:
         with translated():
             since = await _majority_time(client)
             session = await client.start_session(causal_consistency=False)
-        stream = cls(documents, session, since)
+        stream = cls(watched, session, since, token)
         await stream._open()
         return stream
 
@@ -122,20 +108,23 @@ class Stream:
         events, self._waiting = self._waiting, ()
         return events
 
+    @property
+    def _cursors_name(self) -> str:
+        """What the server calls the collection of a cursor; a whole database has a name of it."""
+        return self._watched.collection or "$cmd.aggregate"
+
     async def close(self) -> None:
         """Free what the server keeps for it."""
         with suppress(PyMongoError):
             if self._cursor:
-                await self._command(
-                    {"killCursors": self._documents.name, "cursors": [self._cursor]}
-                )
+                await self._command({"killCursors": self._cursors_name, "cursors": [self._cursor]})
             await self._session.end_session()
 
     async def _open(self) -> None:
-        stages = [{"$changeStream": self._start}, *PIPELINE]
+        stages = [{"$changeStream": self._start}, *self._watched.pipeline]
         reply = await self._command(
             {
-                "aggregate": self._documents.name,
+                "aggregate": self._watched.collection or 1,
                 "pipeline": stages,
                 "cursor": {"batchSize": _MOST_AT_ONCE},
                 "readConcern": {"level": "majority"},
@@ -147,7 +136,7 @@ class Stream:
         reply = await self._command(
             {
                 "getMore": self._cursor,
-                "collection": self._documents.name,
+                "collection": self._cursors_name,
                 "batchSize": _MOST_AT_ONCE,
                 "maxTimeMS": MAX_AWAIT_MS,
             }
@@ -177,7 +166,7 @@ class Stream:
 
     async def _ping(self) -> None:
         with suppress(PyMongoError):
-            await self._documents.database.command("ping")
+            await self._watched.database.command("ping")
 
     def _take(self, cursor: Mapping[str, Any], name: str) -> None:
         self._cursor = cursor["id"]
@@ -187,9 +176,10 @@ class Stream:
             token = self._waiting[-1]["_id"]
         if token is not None:
             self._start = {"resumeAfter": token}
+            self.token = token.get("_data")
 
-    async def _command(self, command: Mapping[str, Any]) -> Mapping[str, Any]:
-        reply: Mapping[str, Any] = await self._documents.database.command(
+    async def _command(self, command: dict[str, Any]) -> Mapping[str, Any]:
+        reply: Mapping[str, Any] = await self._watched.database.command(
             command, codec_options=LENIENT, session=self._session
         )
         return reply

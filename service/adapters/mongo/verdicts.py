@@ -10,7 +10,7 @@ from service.adapters.mongo.documents import RAW
 from service.domain.execution import milliseconds
 from service.domain.interval import Every
 from service.domain.jobs import JobSpec, JobState
-from service.domain.verdict import SHOWN_RUNS, SKIPPED_FORMAT, Verdict, error_of
+from service.domain.verdict import REMEMBERED_STATES, SHOWN_RUNS, SKIPPED_FORMAT, Verdict, error_of
 
 JUDGED = ("agent_id", "is_councilor", "councilor_config")
 
@@ -48,6 +48,7 @@ def verdict_update(verdict: Verdict, status_read: object) -> list[dict[str, Any]
         "next_runs": {"$slice": [left, SHOWN_RUNS]},
         "skipped_slot": {"$ifNull": ["$$skipped_slot", "$$REMOVE"]},
         "observed_at": "$$NOW",
+        "history": _history(verdict),
     }
     # An expression takes the place of the old value, whatever type that had; a plain document
     # would be merged into it.
@@ -78,6 +79,20 @@ def _skipped_slot(verdict: Verdict, status_read: object) -> Any:
     if verdict.skips_first:
         wanted = {"$arrayElemAt": ["$$slots", 0]}
     return {"$cond": [{"$and": is_another}, there, wanted]}
+
+
+def _history(verdict: Verdict) -> Any:
+    """The states of late, each with the time since which it holds, the present one last."""
+    there = "$councilor_status.history"
+    state = {"state": _literal(verdict.state.value), "since": "$$NOW"}
+    if verdict.problem is not None:
+        state["error"] = _literal(verdict.problem.message)
+    longer = {"$slice": [{"$concatArrays": ["$$there", [state]]}, -REMEMBERED_STATES]}
+    is_same = {"$eq": [{"$last": "$$there.state"}, state["state"]]}
+    return _let(
+        there={"$cond": [{"$isArray": there}, there, []]},
+        then={"$cond": [is_same, "$$there", longer]},
+    )
 
 
 def _explanation(verdict: Verdict) -> Any:

@@ -10,7 +10,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from service.adapters.mongo.client import Client, translation_of
 from service.adapters.mongo.keys import key_of
-from service.adapters.mongo.stream import Event, RawCollection, Stream
+from service.adapters.mongo.stream import Event, Stream, Watched
 from service.domain.jobs import Listed
 from service.ports import Changed, Misconfigured, WatchLost
 
@@ -23,15 +23,50 @@ _unanswered: set["asyncio.Task[Any]"] = set()
 """Keeps what nobody waits for any more from being collected before it ends."""
 _DOCUMENT_CHANGES = {"insert", "update", "replace", "delete"}
 _ENDINGS = {"drop", "rename", "dropDatabase", "invalidate"}
+_OUR_FIELDS = r"^(stats|councilor_status)(\.|$)"
+
+_TOUCHED: dict[str, Any] = {
+    "$concatArrays": [
+        {
+            "$map": {
+                "input": {"$objectToArray": {"$ifNull": ["$updateDescription.updatedFields", {}]}},
+                "in": "$$this.k",
+            }
+        },
+        {"$ifNull": ["$updateDescription.removedFields", []]},
+        {
+            "$map": {
+                "input": {"$ifNull": ["$updateDescription.truncatedArrays", []]},
+                "in": "$$this.field",
+            }
+        },
+    ]
+}
+_NOT_OURS = {"$not": [{"$regexMatch": {"input": "$$this", "regex": _OUR_FIELDS}}]}
+PIPELINE: list[dict[str, Any]] = [
+    {
+        "$match": {
+            "$or": [
+                {"operationType": {"$ne": "update"}},
+                {"$expr": {"$anyElementTrue": [{"$map": {"input": _TOUCHED, "in": _NOT_OURS}}]}},
+            ]
+        }
+    },
+    # `_id` is the resume token and has to stay (without it: error 280, FAULTS 1).
+    {"$project": {"operationType": 1, "documentKey": 1, "clusterTime": 1, "ns": 1}},
+]
+"""Leaves out what this service writes itself, and of the rest everything but the key."""
 _AT_ONCE = 200
 """Events that are looked into before the event loop may turn to something else."""
 
 
 @asynccontextmanager
-async def opened_stream(client: Client, documents: RawCollection) -> AsyncIterator[Stream]:
+async def opened_stream(
+    client: Client, watched: Watched, position: str | None = None
+) -> AsyncIterator[Stream]:
     """An open stream, closed at the end. Raises WatchLost, Unavailable, Misconfigured."""
     try:
-        stream = await Stream.opened(client, documents)
+        stream = await Stream.opened(client, watched, position)
     except PyMongoError as error:
         raise _loss(error) from error
     try:
@@ -66,10 +101,7 @@ class OpenWatch:
             raise _loss(error) from error
 
     async def changes(self) -> Sequence[Changed]:
-        try:
-            events = await self._next()
-        except PyMongoError as error:
-            raise _loss(error) from error
+        events = await next_events(self._stream, self._stalled_seconds)
         changes: list[Changed] = []
         for start in range(0, len(events), _AT_ONCE):
             if start:
@@ -79,18 +111,6 @@ class OpenWatch:
         if not events and not self._stream.is_alive:
             raise WatchLost("ended", "the change stream has ended")
         return changes
-
-    async def _next(self) -> Sequence[Event]:
-        """Read the stream. Raises WatchLost where no answer comes.
-
-        A read is never cancelled, and nothing is read after one that was given up: either would
-        lose events (FAULTS 0.2). Whoever sees this error enters anew and lists.
-        """
-        name = "read the change stream"
-        reading = await _answered(self._stream.next_events(), self._stalled_seconds, name)
-        if not reading.done():
-            raise WatchLost("stalled", f"no answer within {self._stalled_seconds:g} s")
-        return reading.result()
 
     def _changes_in(self, events: Sequence[Event]) -> Iterator[Changed]:
         for event in events:
@@ -102,6 +122,22 @@ class OpenWatch:
             # Newer servers may tell of more; drivers must not mind, nor do we.
             if operation in _DOCUMENT_CHANGES:
                 yield Changed(key_of(event["documentKey"]["_id"]), operation)
+
+
+async def next_events(stream: Stream, stalled_seconds: float = STALLED_SECONDS) -> Sequence[Event]:
+    """Read a stream. Raises WatchLost, also where no answer comes, and Misconfigured.
+
+    A read is never cancelled, and nothing is read after one that was given up: either would lose
+    events (FAULTS 0.2). Whoever sees this error enters anew and lists.
+    """
+    name = "read the change stream"
+    reading = await _answered(stream.next_events(), stalled_seconds, name)
+    if not reading.done():
+        raise WatchLost("stalled", f"no answer within {stalled_seconds:g} s")
+    try:
+        return reading.result()
+    except PyMongoError as error:
+        raise _loss(error) from error
 
 
 async def _answered(answer: Awaitable[_T], within: float, name: str) -> "asyncio.Task[_T]":

@@ -1,0 +1,294 @@
+"""What happens, told to whoever listens: councilors that start and end, jobs that change.
+
+The ledger is followed by a change stream, so that every replica tells of the runs of all of them;
+but only while somebody listens, since each stream costs the database.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import monotonic
+
+import structlog
+
+from service.domain.execution import Status
+from service.domain.jobs import Job
+from service.domain.planning import Change
+from service.ports import (
+    Entry,
+    Journal,
+    LedgerEntry,
+    Misconfigured,
+    NotificationEntry,
+    OpenJournal,
+    Unavailable,
+    WatchLost,
+)
+
+log = structlog.get_logger()
+
+_RUN = ("councilor_id", "task_name", "display_name", "execution_id", "started_at")
+_END = (*_RUN, "status", "severity", "reason", "completed_at", "duration_ms", "trigger")
+_NOT_RUN = (
+    *("councilor_id", "task_name", "display_name", "execution_id", "scheduled_for", "status"),
+    *("severity", "reason", "slots_missed", "first_slot", "last_slot"),
+)
+_LONGEST_ERROR = 2_000
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that has happened. With its `id`, a listener may go on after it elsewhere."""
+
+    name: str
+    fields: Mapping[str, object]
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventPolicy:
+    """How much is remembered, for listeners that come back and for those that are slow."""
+
+    remembered: int = 2_000
+    waiting: int = 2_000
+    """Events that wait for one listener; who falls further behind is left behind."""
+    linger_seconds: float = 30.0
+    """How long the ledger is followed after the last listener has left: it may come back."""
+    missed_seconds: float = 5.0
+    """How long it may take to find what a listener has missed."""
+    open_seconds: float = 3.0
+
+
+class Listener:
+    """What one listener is to hear. Ends where it is left behind, or the service stops."""
+
+    def __init__(self, waiting: int) -> None:
+        self._most = waiting
+        self._events: deque[Event] = deque()
+        self._has_any = asyncio.Event()
+        self._told: set[str] = set()
+        self.is_over = False
+
+    def tell(self, event: Event) -> bool:
+        """Have it heard; False where this listener is too far behind, which ends it."""
+        if event.id is not None and event.id in self._told:
+            return True  # it heard that while it was caught up
+        self._events.append(event)
+        if len(self._events) > self._most:
+            self.end()
+            return False
+        self._has_any.set()
+        return True
+
+    def catch_up(self, missed: Sequence[Event]) -> None:
+        """Have these heard first, and none of them twice."""
+        self._told = {event.id for event in missed if event.id is not None}
+        waiting = [event for event in self._events if event.id not in self._told]
+        self._events = deque([*missed, *waiting])
+        self._has_any.set()
+
+    def end(self) -> None:
+        """Let it hear nothing more."""
+        self.is_over = True
+        self._events.clear()
+        self._has_any.set()
+
+    async def heard(self, within: float) -> Sequence[Event]:
+        """What there is to hear, at once or as soon as there is some; nothing after `within` s."""
+        try:
+            async with asyncio.timeout(within):
+                await self._has_any.wait()
+        except TimeoutError:
+            return ()
+        events = list(self._events)
+        self._events.clear()
+        if not self.is_over:
+            self._has_any.clear()
+        return events
+
+
+class Events:
+    """Run `follow` as a task. Listeners come and go by `listening`."""
+
+    def __init__(self, journal: Journal, policy: EventPolicy | None = None) -> None:
+        self._journal = journal
+        self._policy = policy or EventPolicy()
+        self._listeners: set[Listener] = set()
+        self._recent: deque[Event] = deque(maxlen=self._policy.remembered)
+        self._position: str | None = None
+        self._beside = 0
+        self._wanted, self._is_open = asyncio.Event(), asyncio.Event()
+        self._left_at = monotonic()
+        self._is_over = False
+        self.left_behind = 0
+        """Listeners that were too slow, since the start."""
+
+    @property
+    def listeners(self) -> int:
+        """How many listen now."""
+        return len(self._listeners)
+
+    @asynccontextmanager
+    async def listening(self, last_id: str | None = None) -> AsyncIterator[Listener]:
+        """Listen, from now on or from after the event with this id, which any replica has told.
+
+        Where what has happened since is not known any more, the first event is `events_lost`.
+        """
+        listener = Listener(self._policy.waiting)
+        recent = self._since(last_id) if last_id is not None else []
+        self._listeners.add(listener)
+        self._wanted.set()
+        if self._is_over:
+            listener.end()
+        try:
+            if recent is None:
+                listener.catch_up(await self._missed(last_id or ""))
+            elif recent:
+                listener.catch_up(recent)
+            await self._until_open()
+            yield listener
+        finally:
+            self._listeners.discard(listener)
+            self._left_at = monotonic()
+
+    async def _until_open(self) -> None:
+        """Nothing that happens after that is overlooked; without MongoDB, there is less to hear."""
+        try:
+            async with asyncio.timeout(self._policy.open_seconds):
+                await self._is_open.wait()
+        except TimeoutError:
+            return
+
+    def _since(self, last_id: str) -> list[Event] | None:
+        """What was told here after this event; None where it was told elsewhere, or long ago."""
+        ids = [event.id for event in self._recent]
+        if last_id not in ids:
+            return None
+        place = len(ids) - 1 - ids[::-1].index(last_id)
+        return list(self._recent)[place + 1 :]
+
+    async def _missed(self, last_id: str) -> list[Event]:
+        """What the ledger says has happened since, as far as the database remembers."""
+        lost = [Event("events_lost", {"since": last_id})]
+        position, _, _ = last_id.partition("/")
+        if not position or not set(position) <= set("0123456789abcdefABCDEF"):
+            return lost
+        missed: list[Event] = []
+        until = monotonic() + self._policy.missed_seconds
+        try:
+            async with self._journal.follow(position) as journal:
+                while entries := await journal.entries():
+                    missed += [_event_of(entry) for entry in entries]
+                    if len(missed) > self._policy.remembered or monotonic() > until:
+                        return lost
+        except (WatchLost, Unavailable, Misconfigured):
+            return lost
+        return missed
+
+    async def follow(self) -> None:
+        """Tell what happens while somebody listens, until cancelled."""
+        pause = _SHORTEST_PAUSE
+        try:
+            while True:
+                await self._wanted.wait()
+                try:
+                    async with self._journal.follow(self._position) as journal:
+                        pause = _SHORTEST_PAUSE
+                        await self._tell_all(journal)
+                    continue
+                except WatchLost as lost:
+                    if lost.reason.isdecimal():  # the server knows no more what came then
+                        self._lose()
+                except (Unavailable, Misconfigured) as error:
+                    log.info("events_interrupted", error=str(error))
+                await asyncio.sleep(random.uniform(0, pause))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        finally:
+            self._is_over = True
+            for listener in self._listeners:
+                listener.end()
+
+    async def _tell_all(self, journal: OpenJournal) -> None:
+        self._position = journal.position or self._position
+        self._is_open.set()
+        try:
+            while self._is_wanted():
+                for entry in await journal.entries():
+                    self._position, self._beside = entry.position, 0
+                    self._tell(_event_of(entry))
+                self._position = journal.position or self._position
+        finally:
+            self._is_open.clear()
+        # Whoever comes later begins then.
+        self._wanted.clear()
+        self._recent.clear()
+        self._position = None
+
+    def _is_wanted(self) -> bool:
+        lingers = monotonic() - self._left_at < self._policy.linger_seconds
+        return bool(self._listeners) or lingers
+
+    def _lose(self) -> None:
+        """Go on from now, where the place that we were at is forgotten."""
+        if self._position is not None:
+            self._tell(Event("events_lost", {"since": self._position}))
+        self._position = None
+
+    def job_changed(self, change: Change | None, job: Job) -> None:
+        """A document has changed what its job is; `change` is None where only details differ."""
+        schedule = job.spec.schedule if job.spec is not None else None
+        self._tell_beside(
+            {
+                "agent_id": job.agent_id,
+                "change": change.value if change is not None else "job_edited",
+                "state": job.state.value,
+                "name": job.name,
+                "schedule": f"{schedule.kind}={schedule.text}" if schedule is not None else None,
+                "next_run_time": job.next_run_at,
+                "error": job.problem.message if job.problem is not None else None,
+            }
+        )
+
+    def job_removed(self, agent_id: str) -> None:
+        """An agent is no councilor any more."""
+        self._tell_beside({"agent_id": agent_id, "change": "job_removed", "state": None})
+
+    def _tell_beside(self, fields: Mapping[str, object]) -> None:
+        """What this replica knows by itself has a place after the last that the ledger said."""
+        if not self._listeners:
+            return
+        self._beside += 1
+        place = f"{self._position}/{self._beside}" if self._position is not None else None
+        self._tell(Event("job_changed", fields, place))
+
+    def _tell(self, event: Event) -> None:
+        self._recent.append(event)
+        for listener in list(self._listeners):
+            if not listener.is_over and not listener.tell(event):
+                self.left_behind += 1
+
+
+def _event_of(entry: Entry) -> Event:
+    fields = entry.fields
+    match entry:
+        case NotificationEntry():
+            return Event("councilor_notification", fields, entry.position)
+        case LedgerEntry():
+            name, shown = _ROWS.get(str(fields.get("status")), ("councilor_completed", _END))
+            told = {field: fields.get(field) for field in shown if field in fields or field in _RUN}
+            if name == "councilor_error":
+                told["error"] = str(fields.get("error") or "")[:_LONGEST_ERROR]
+            return Event(name, told, entry.position)
+
+
+_ROWS: Mapping[str, tuple[str, Sequence[str]]] = {
+    Status.RUNNING: ("councilor_started", _RUN),
+    Status.COMPLETED: ("councilor_completed", _END),
+    Status.ERROR: ("councilor_error", _END),
+    Status.SKIPPED: ("councilor_skipped", _NOT_RUN),
+    Status.MISSED: ("councilor_skipped", _NOT_RUN),
+}
