@@ -72,6 +72,13 @@ class Told:
 class Watch(Protocol):
     """A change stream that is open, so that a listing made now misses nothing."""
 
+    @property
+    def position(self) -> datetime | None:
+        """The whole second of cluster time before which `changes` has told of everything.
+
+        None where nobody knows.
+        """
+
     def documents(self) -> AsyncIterator[Sequence[Listed]]:
         """Every document that may concern us, in batches. Raises WatchLost."""
 
@@ -162,6 +169,13 @@ class JobTable(Protocol):
 
     def counts(self) -> Mapping[JobState, int]:
         """How many jobs there are in each state, at no cost."""
+
+    def overdue(self, since: datetime) -> int:
+        """How many agents have a slot from before `since` that is not settled, and may not wait.
+
+        Those that may, by their documents, are left out: for the run before, or for their turn to
+        catch up. A thousand is as many as are counted.
+        """
 
     @property
     def is_behind(self) -> bool:
@@ -332,6 +346,8 @@ class ServerState:
 
     at: datetime
     majority_lag: timedelta
+    written_at: datetime | None = None
+    """The cluster time of its last write, where it tells, in whole seconds."""
 
 
 class Replicas(Protocol):

@@ -84,6 +84,7 @@ class FakeAgents:
         self.opened = 0
         self.reads: list[DocumentKey] = []
         self.refuses_status = False
+        self.position: datetime | None = None
         self.history: dict[DocumentKey, list[tuple[datetime, Mapping[str, Any] | None]]] = {}
         """What each document was, and since when."""
         self._clock = clock
@@ -553,6 +554,9 @@ class FakeJobTable:
 
     def counts(self) -> Mapping[JobState, int]:
         return Counter(job.state for job in self.jobs.values())
+
+    def overdue(self, since: datetime) -> int:
+        return 0
 
     @property
     def is_behind(self) -> bool:

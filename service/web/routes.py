@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from service.domain.catch_up import PUNCTUAL
 from service.domain.jobs import JobState
 from service.health import Health
 from service.listing import (
@@ -82,7 +83,8 @@ class Routes:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """The metrics in Prometheus' text format."""
-        self._telemetry.jobs_counted(self._jobs.counts())
+        overdue = self._jobs.overdue(self._clock() - PUNCTUAL)
+        self._telemetry.jobs_counted(self._jobs.counts(), overdue=overdue)
         body = self._telemetry.exposition()
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=body, headers=headers)

@@ -5,13 +5,18 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from itertools import islice
 
 from service.adapters.apscheduler.store import HeapJobStore
 from service.adapters.apscheduler.timers import LONGEST_SLEEP, SlotExecutor, SlotScheduler
+from service.domain.config import CatchUp, Overlap
 from service.domain.councilor import DocumentKey
 from service.domain.execution import Fire
 from service.domain.jobs import Job, JobState
 from service.ports import Clock, Fired
+
+_MOST_OVERDUE = 1_000
+"""As many open slots as are looked at, those that have been open for longest first."""
 
 
 class TimedJobs:
@@ -31,8 +36,8 @@ class TimedJobs:
         """As they are shown: `next_run_at` is the open slot, where there is one."""
         self._agents: dict[DocumentKey, str] = {}
         self._counts: Counter[JobState] = Counter()
-        self._open: set[str] = set()
-        """The agents with a slot that is due and not settled yet."""
+        self._open: dict[str, None] = {}
+        """The agents with a slot that is due and not settled yet, in the order of their first."""
         self._fired: Fired | None = None
         self._store = HeapJobStore()
         self._scheduler = SlotScheduler(
@@ -63,7 +68,7 @@ class TimedJobs:
         timetable = job.timetable
         is_timed = agent_id in self._open or self._next_timer(agent_id) is not None
         if current is None or not is_timed or current.timetable != timetable:
-            self._open.discard(agent_id)
+            self._open.pop(agent_id, None)
             self._jobs[agent_id] = job
             if timetable is None or job.next_run_at is None:
                 self._scheduler.clear_timer(agent_id)
@@ -81,7 +86,7 @@ class TimedJobs:
         if job is not None:
             self._agents.pop(job.key, None)
             self._counts[job.state] -= 1
-            self._open.discard(agent_id)
+            self._open.pop(agent_id, None)
             self._scheduler.clear_timer(agent_id)
             self._changed(agent_id)
 
@@ -98,6 +103,10 @@ class TimedJobs:
     def counts(self) -> Mapping[JobState, int]:
         return self._counts
 
+    def overdue(self, since: datetime) -> int:
+        waiting = (self._jobs[agent_id] for agent_id in islice(self._open, _MOST_OVERDUE))
+        return sum(_is_overdue(job, since) for job in waiting)
+
     @property
     def is_behind(self) -> bool:
         return self._scheduler.is_behind
@@ -111,7 +120,7 @@ class TimedJobs:
         later = job.timetable.next_slot(slot) if job.timetable is not None else None
         if later is None or timer is None or later >= timer:
             later = timer
-            self._open.discard(agent_id)
+            self._open.pop(agent_id, None)
         # Else it came due while the earlier one was settled.
         self._jobs[agent_id] = job.due_next(later)
         self._changed(agent_id)
@@ -125,7 +134,7 @@ class TimedJobs:
         if job is None:
             return
         if agent_id not in self._open:
-            self._open.add(agent_id)
+            self._open[agent_id] = None
             if job.next_run_at != due_at:
                 self._jobs[agent_id] = job.due_next(due_at)
         if not job.is_assumed:  # else its slots may still move; it fires when they do not
@@ -140,3 +149,9 @@ class TimedJobs:
         timer = self._store.lookup_job(agent_id)
         next_run_time: datetime | None = timer.next_run_time if timer is not None else None
         return next_run_time
+
+
+def _is_overdue(job: Job, since: datetime) -> bool:
+    if job.spec is None or job.next_run_at is None or job.next_run_at >= since:
+        return False
+    return job.spec.overlap is not Overlap.QUEUE_ONE and job.spec.catch_up is not CatchUp.ALL
