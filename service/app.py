@@ -6,7 +6,7 @@ import os
 import platform
 import secrets
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,6 +38,7 @@ from service.events import Events
 from service.health import Health
 from service.inquiry import Inquiry
 from service.listing import Listing
+from service.loop import measure_lateness
 from service.mending import Mending
 from service.patience import Patience
 from service.ports import Misconfigured, Refused, ServiceError, Unavailable
@@ -82,11 +83,16 @@ class Stores:
     replicas: MongoReplicas
 
 
-def stores_of(client: Client, settings: Settings, owner: str) -> Stores:
-    """Everything that is kept in MongoDB, under the names that the settings give."""
+def stores_of(
+    client: Client, settings: Settings, owner: str, resumed: Callable[[str], None] = lambda _: None
+) -> Stores:
+    """Everything that is kept in MongoDB, under the names that the settings give.
+
+    `resumed` is told the code of each error after which the watch on `agents` went on.
+    """
     database, agents = settings.mongodb_database, settings.scheduler_agents_collection
     return Stores(
-        agents=MongoAgents(client, database, agents, seal=_seal_of(settings)),
+        agents=MongoAgents(client, database, agents, seal=_seal_of(settings), resumed=resumed),
         ledger=MongoLedger(client, database, settings.scheduler_executions_collection, agents),
         history=MongoHistory(client, database, settings.scheduler_executions_collection),
         journal=MongoJournal(client, database, settings.scheduler_executions_collection),
@@ -184,9 +190,9 @@ class _Service:
             "version": __version__,
         }
         self._clock = ComparedClock(wall_clock)
-        self._stores = stores_of(client, settings, self._id)
-        self._events = Events(self._stores.journal)
-        self._telemetry = Telemetry(self._events)
+        self._telemetry = Telemetry()
+        self._stores = stores_of(client, settings, self._id, self._telemetry.watch_resumed)
+        self._telemetry.listener = self._events = Events(self._stores.journal)
         self._membership = Membership(
             self._stores.replicas,
             self._clock,
@@ -210,6 +216,7 @@ class _Service:
         self._projection = Projection(
             self._stores.stored_jobs, self._jobs, self._telemetry.projection_failed
         )
+        self._telemetry.projection_counted(lambda: self._projection.waiting)
 
     def _verdict_trouble(self) -> str | None:
         return self._reconciler.verdicts.trouble if self._reconciler is not None else None
@@ -224,6 +231,8 @@ class _Service:
 
     async def run(self, stack: AsyncExitStack) -> None:
         port = await stack.enter_async_context(self._web())
+        lateness = measure_lateness(self._telemetry.loop_was_late)
+        await stack.enter_async_context(self._task(lateness, "measure the event loop"))
         log.info(
             "scheduler_started",
             version=__version__,

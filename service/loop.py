@@ -6,8 +6,9 @@ import os
 import select
 import selectors
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from importlib.util import find_spec
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
 
 _READ_AT_ONCE = 24
 """Sockets that are read before timers have their turn: each wakes a run that goes on at once."""
+
+
+_LOOKED_EVERY_SECONDS = 1.0
+
+
+async def measure_lateness(tell: Callable[[float], None]) -> None:
+    """Tell, once a second, how many seconds late a timer of this loop was, until cancelled."""
+    while True:
+        due = monotonic() + _LOOKED_EVERY_SECONDS
+        await asyncio.sleep(_LOOKED_EVERY_SECONDS)
+        tell(max(0.0, monotonic() - due))
 
 
 def run_loop(work: Coroutine[Any, Any, None]) -> None:

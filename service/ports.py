@@ -74,6 +74,13 @@ class Told:
 class Watch(Protocol):
     """A change stream that is open, so that a listing made now misses nothing."""
 
+    @property
+    def position(self) -> datetime | None:
+        """The whole second of cluster time before which `changes` has told of everything.
+
+        None where nobody knows.
+        """
+
     def documents(self) -> AsyncIterator[Sequence[Listed]]:
         """Every document that may concern us, in batches. Raises WatchLost."""
 
@@ -439,6 +446,8 @@ class ServerState:
 
     at: datetime
     majority_lag: timedelta
+    written_at: datetime | None = None
+    """The cluster time of its last write, where it tells, in whole seconds."""
 
 
 class Replicas(Protocol):

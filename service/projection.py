@@ -26,6 +26,11 @@ class Projection:
         self._changed: set[str] = set()
         self._has_changed = asyncio.Event()
 
+    @property
+    def waiting(self) -> int:
+        """How many jobs are to be written."""
+        return len(self._changed)
+
     def mark(self, agent_id: str) -> None:
         """Say that the job of this agent is another, or gone."""
         self._changed.add(agent_id)

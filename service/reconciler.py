@@ -4,13 +4,14 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from itertools import islice
+from datetime import datetime, timedelta
+from itertools import chain, islice
 from time import monotonic
 
 from service import garbage
 from service.domain.councilor import DocumentKey, SchedulePolicy
 from service.domain.jobs import AgentDocument, Listed
+from service.drift import Drift
 from service.health import Health
 from service.ports import (
     Agents,
@@ -69,6 +70,10 @@ class Reconciler:
         )
         self._lanes: tuple[dict[DocumentKey, float], ...] = ({}, {}, {})
         """What has to be read again, and since when; the first lane first."""
+        self._reading: dict[DocumentKey, float] = {}
+        """What is just being read again."""
+        self._position: datetime | None = None
+        """Up to here, by cluster time, the changes have told of everything."""
         self._changed: set[DocumentKey] | None = None
         """What has changed since the listing began, while it goes on."""
         self._pause = _SHORTEST_PAUSE
@@ -76,6 +81,8 @@ class Reconciler:
         self._one_pass = asyncio.Lock()
         self.resynced = asyncio.Event()
         """Set after each full comparison; whoever waits for it clears it."""
+        telemetry.resyncs_every(resync_interval)
+        telemetry.queue_measured(lambda: sum(map(len, self._waiting)), self._oldest_age)
 
     async def watch(self) -> None:
         """Enter the stream, compare everything, follow; after any doubt, do so again.
@@ -88,8 +95,10 @@ class Reconciler:
                 async with self._agents.watch() as watch:
                     if reason != "resync":
                         await self._learn(is_startup=not self._health.synced)
-                    await self._settle_reads()
-                    await self._compare_and_follow(watch, reason)
+                    dropped = await self._settle_reads()
+                    position = self._position if reason == "resync" else None
+                    drift = self._drift(position, dropped)
+                    await self._compare_and_follow(watch, reason, drift)
                 reason = "resync"
                 continue
             except WatchLost as lost:
@@ -116,17 +125,29 @@ class Reconciler:
         self._health.watch_is_lost(detail)
         self._telemetry.watch_lost(reason, detail)
 
-    async def _settle_reads(self) -> None:
-        """Let what was read before the stream was opened take effect before anything is listed."""
+    def _drift(self, position: datetime | None, dropped: set[DocumentKey]) -> Drift:
+        # Another document may have stood in the way of those without a job, and be gone.
+        excused = dropped | self._reconciliation.without_job
+        return Drift(self._agents, self._jobs, self._telemetry, position=position, excused=excused)
+
+    async def _settle_reads(self) -> set[DocumentKey]:
+        """Let what was read before the stream was opened take effect before anything is listed.
+
+        Answers what was still to be read: it is listed instead.
+        """
         async with self._one_pass:
+            dropped = set[DocumentKey]().union(*self._lanes)
             for lane in self._lanes:
                 lane.clear()  # all of it is older than the listing
             self._changed = set()
+        return dropped
 
-    async def _compare_and_follow(self, watch: Watch, reason: str) -> None:
+    async def _compare_and_follow(self, watch: Watch, reason: str, drift: Drift) -> None:
         """List, while changes are followed already, until the next full comparison is due."""
         tasks = [
-            asyncio.create_task(self._compare_all(watch, reason), name="compare all documents"),
+            asyncio.create_task(
+                self._compare_all(watch, reason, drift), name="compare all documents"
+            ),
             asyncio.create_task(self._follow(watch), name="follow the changes"),
         ]
         try:
@@ -139,7 +160,7 @@ class Reconciler:
             if not task.cancelled():
                 task.result()
 
-    async def _compare_all(self, watch: Watch, reason: str) -> None:
+    async def _compare_all(self, watch: Watch, reason: str, drift: Drift) -> None:
         """List every document; what has a job and is not listed is looked up once more.
 
         Documents that change meanwhile are left to those who follow: what is listed is older.
@@ -147,14 +168,17 @@ class Reconciler:
         began, seen = monotonic(), set[DocumentKey]()
         with garbage.paused():
             async for batch in watch.documents():
-                await self._compare(batch)
+                await self._compare(batch, drift)
                 seen.update(document.key for document in batch)
         # A second look also keeps one empty listing from removing everything.
         unseen = [job.key for job in self._jobs.all() if job.key not in seen]
+        unseen += self._reconciliation.without_job - seen
         for start in range(0, len(unseen), _BATCH):
             async with self._one_pass:  # else it might overwrite what was read later
                 documents = await self._agents.read(unseen[start : start + _BATCH])
-                self._reconciliation.reconcile(documents)
+                with drift.noticed(documents):
+                    self._reconciliation.reconcile(documents)
+        await drift.tell()
         self._reconciliation.everything_was_seen()
         self._changed = None
         self._pause = _SHORTEST_PAUSE
@@ -163,7 +187,7 @@ class Reconciler:
         self._telemetry.watch_entered(reason, len(seen), monotonic() - began, self._clock())
         self.resynced.set()
 
-    async def _compare(self, batch: Sequence[Listed]) -> None:
+    async def _compare(self, batch: Sequence[Listed], drift: Drift) -> None:
         changed = self._changed or ()
         unknown = [
             document
@@ -175,9 +199,9 @@ class Reconciler:
             await asyncio.sleep(0)
             changed = self._changed or ()
             portion = unknown[start : start + _PORTION]
-            self._reconciliation.reconcile(
-                [one.read() for one in portion if one.key not in changed]
-            )
+            documents = [one.read() for one in portion if one.key not in changed]
+            with drift.noticed(documents):
+                self._reconciliation.reconcile(documents)
 
     async def _follow(self, watch: Watch) -> None:
         """Mark what changes, until the next full comparison is due."""
@@ -190,6 +214,8 @@ class Reconciler:
                 if self._changed is not None:
                     self._changed.add(key)
                 self._mark(key, operation)
+            self._position = watch.position
+            self._telemetry.stream_reached(self._position)
 
     def reconsider(self, agent_id: str) -> None:
         """Look again at an agent whose slots have moved on, where its verdict depends on that."""
@@ -204,15 +230,21 @@ class Reconciler:
 
         So many promotions at once hold back no pause, and an import no promotion.
         """
-        lane = _KNOWN if self._jobs.of_document(key) is not None else _OTHERS
+        lane = self._lane_of(key)
         if lane is _OTHERS and operation == "insert":
             lane = _NEW
-        since = monotonic()
+        self._telemetry.queued(is_new=not any(key in waiting for waiting in self._lanes))
+        self._enqueue(key, lane, monotonic())
+
+    def _enqueue(self, key: DocumentKey, lane: int, since: float) -> None:
         for slower in self._lanes[lane + 1 :]:
-            since = slower.pop(key, since)
+            since = min(slower.pop(key, since), since)
         if not any(key in faster for faster in self._lanes[:lane]):
             self._lanes[lane].setdefault(key, since)
         self._has_dirty.set()
+
+    def _lane_of(self, key: DocumentKey) -> int:
+        return _KNOWN if self._jobs.of_document(key) is not None else _OTHERS
 
     async def reconcile(self) -> None:
         """Re-read what was marked and apply it; what cannot be read stays marked."""
@@ -220,16 +252,18 @@ class Reconciler:
         while True:
             await self._has_dirty.wait()
             async with self._one_pass:
-                batch = self._next_batch()
+                batch = self._reading = self._next_batch()
                 try:
                     documents = await self._agents.read(list(batch))
                 except (Unavailable, Misconfigured) as error:
                     self._telemetry.database_failed(error)
-                    for key in batch:
-                        self._mark(key)
+                    for key, since in batch.items():
+                        self._enqueue(key, self._lane_of(key), since)
+                    self._reading = {}
                 else:
                     pause = _SHORTEST_PAUSE
                     await self._apply(documents, batch)
+                    self._reading = {}
                     continue
             await asyncio.sleep(random.uniform(0, pause))
             pause = min(pause * 2, _LONGEST_PAUSE)
@@ -253,6 +287,18 @@ class Reconciler:
         if not any(self._lanes):
             self._has_dirty.clear()
         return batch
+
+    @property
+    def _waiting(self) -> Sequence[Mapping[DocumentKey, float]]:
+        return (*self._lanes, self._reading)
+
+    def _oldest_age(self) -> float:
+        """How long the document that has waited longest has, in seconds.
+
+        Those that wait in line are looked at as far as they are read next.
+        """
+        firsts = [islice(waiting.values(), _BATCH) for waiting in self._waiting]
+        return monotonic() - min(chain.from_iterable(firsts), default=monotonic())
 
     @property
     def verdicts(self) -> Verdicts:

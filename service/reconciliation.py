@@ -66,6 +66,9 @@ class Reconciliation:
         self._mark = mark
         self._contenders: defaultdict[str, set[DocumentKey]] = defaultdict(set)
         self._requested: dict[DocumentKey, datetime] = {}
+        self.without_job: set[DocumentKey] = set()
+        """Councilors that have none: without an `agent_id`, or with that of another document."""
+        telemetry.documents_without_job(lambda: len(self.without_job))
 
     def begin(self, left_behind: dict[str, StoredJob], *, is_startup: bool) -> None:
         """Take into account what is stored, of an earlier process or of other replicas.
@@ -124,6 +127,7 @@ class Reconciliation:
     def _apply(self, document: AgentDocument, now: datetime, counts: dict[str, int]) -> None:
         """Take the steps for one document."""
         self.verdicts.forget(document.key)
+        self.without_job.discard(document.key)
         desired = desired_job(document, self._policy)
         current = self._jobs.of_document(document.key)
         if isinstance(desired, Absence):
@@ -137,6 +141,7 @@ class Reconciliation:
             no_job = Absence(document.key, None, deleted=False)
             self._take(plan(no_job, current, Past(), now), counts)
             self._contenders[desired.agent_id].add(document.key)
+            self.without_job.add(document.key)
             self._judge(Judged(document, contested(desired), Past(), now, has_job=False))
             return
         self._request(desired)
@@ -153,6 +158,8 @@ class Reconciliation:
         if is_assumed and skipped_slot is not None and skipped_slot > now:
             skipped_slot = None  # it follows from the acceptance, which only the server knows
         has_job = desired.agent_id is not None
+        if not has_job:
+            self.without_job.add(document.key)
         self._judge(Judged(document, desired, past, now, skipped_slot, has_job=has_job))
 
     def _judge(self, judged: Judged) -> None:

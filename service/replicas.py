@@ -53,6 +53,7 @@ class Membership:
         self._living: Sequence[str] = ()
         self._majority_lag = timedelta(0)
         self._hurry = asyncio.Event()
+        telemetry.fitness(lambda: self.trouble is None)
 
     async def join(self) -> None:
         """Be known to the others, and know them. Raises Unavailable, Refused."""
@@ -71,7 +72,7 @@ class Membership:
         state = await self._replicas.server_state()
         self._clock.compare(state.at, asked_at, self._clock.uncorrected)
         self._majority_lag = state.majority_lag
-        self._telemetry.server_compared(self._clock.offset, state.majority_lag)
+        self._telemetry.server_compared(self._clock.offset, state)
 
     async def beat(self) -> None:
         """Say every third of the time-to-live that we live, sooner where that is in doubt."""

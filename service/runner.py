@@ -5,6 +5,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from time import monotonic
 from typing import Any, TypeVar
 
 import structlog
@@ -88,6 +89,7 @@ class Runner:
         self._tasks: set[asyncio.Task[object]] = set()
         self._going: dict[str, asyncio.Task[None]] = {}
         self._draining = False
+        telemetry.places(policy.max_concurrent)
         self.executions: set[str] = set()
         """The executions that this process is at, from before their claim to their record."""
 
@@ -228,7 +230,10 @@ class Runner:
     async def _claims_of(self, launches: Sequence[Launch]) -> Sequence[Answered]:
         if self._draining:
             return [LookAgain("nothing is started any more")] * len(launches)
-        return await self.claims.claim_all(launches)
+        asked = monotonic()
+        answers = await self.claims.claim_all(launches)
+        self._telemetry.claimed(answers, monotonic() - asked)
+        return answers
 
     def _begin(self, launch: Launch) -> None:
         """Run what was claimed; its claim is acknowledged, and so this is its true start."""

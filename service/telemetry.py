@@ -3,27 +3,19 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import Any, Protocol, TextIO
 
 import orjson
 import stamina
 import structlog
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
 
 from service.domain.config import Problem
 from service.domain.execution import (
-    FAILURE_REASONS,
-    NOT_RUN_REASONS,
+    Claim,
     Execution,
     NotRun,
     Outcome,
@@ -33,25 +25,18 @@ from service.domain.execution import (
 )
 from service.domain.jobs import Job, JobState
 from service.domain.planning import Change
-from service.domain.severity import Severity
+from service.metrics import OTHER, Metrics
+from service.ports import LookAgain, Refused, ServerState, ServiceError
 
 log = structlog.get_logger()
 
-_M = TypeVar("_M", Gauge, Counter)
-
-_LATENESS_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 600)
-_RUN_BUCKETS = (0.1, 0.5, 1, 5, 15, 30, 60, 300, 900, 1800, 3600)
-_PICKUP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
 # Without the frames' variables: they hold prompts and connection strings.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 )
-_RELIST_REASONS = (
-    *("startup", "resync", "network", "unavailable", "refused", "ended"),
-    *("drop", "rename", "dropDatabase", "invalidate", "stalled", "136", "280", "286"),
-)
 _QUIET_SECONDS = 10.0
-_OPERATIONS = ("insert", "update", "replace", "delete")
+_OUTCOMES = {Claim.WON: "started", Claim.TAKEN: "lost_race", Claim.OVERLAPS: "overlaps"}
+"""What became of a slot that was claimed, in the words of `metrics.FIRED`."""
 
 
 def configure_logging(style: str, level: str, stream: TextIO | None = None) -> None:
@@ -122,77 +107,23 @@ class JobListener(Protocol):
 
 
 class Telemetry:
-    """Tells what happened. `registry` holds the metrics; each label value starts at zero."""
+    """Tells what happened: one method for each fact, or for what is to be asked at each scrape."""
 
-    def __init__(self, listener: "JobListener | None" = None) -> None:
-        self._listener = listener
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry()
-        self._watch_up = self._gauge("watch_up", "1 while the change stream is live")
-        self._watch_events = self._counter(
-            "watch_events", "Change events delivered", "op", _OPERATIONS
-        )
-        self._relists = self._counter(
-            "watch_relists", "Times the collection was listed anew", "reason", _RELIST_REASONS
-        )
-        self._reconciled = self._counter(
-            "reconcile", "Documents reconciled", "result", ("changed", "kept", "error")
-        )
-        self._jobs = self._gauge("jobs", "Councilors by state", "state", JobState)
-        self._runs = self._counter("runs", "Runs that ended", "severity", Severity)
-        self._failures = self._counter("failed_runs", "Runs that failed", "reason", FAILURE_REASONS)
-        self._not_run = self._counter(
-            "slots_not_run", "Slots without a run", "reason", NOT_RUN_REASONS
-        )
-        self._retries = Counter(
-            "councilor_database_retries",
-            "Steps that the database did not answer",
-            registry=self.registry,
-        )
+    def __init__(self) -> None:
+        self.listener: JobListener | None = None
+        self._metrics = Metrics()
         self._told_of_failure = -_QUIET_SECONDS
-        self._repeats = Counter(
-            "councilor_conductor_retries",
-            "Calls of Conductor that failed and may be made again",
-            registry=self.registry,
-        )
-        self._takeovers = Counter(
-            "councilor_takeovers",
-            "Runs of dead replicas that went on here",
-            registry=self.registry,
-        )
-        self._conductor_up = self._gauge("conductor_up", "0 while starts are held back")
-        self._conductor_up.set(1)
-        self._replicas = self._gauge("members", "Replicas that live, this one included")
-        self._clock_offset = self._gauge(
-            "mongo_clock_offset_seconds", "How far the database's clock is ahead of this machine's"
-        )
-        self._majority_lag = self._gauge(
-            "mongo_majority_lag_seconds", "How far the majority is behind the primary's writes"
-        )
-        self._last_read = self._gauge(
-            "watch_last_getmore_age_seconds", "Time since the change stream was last answered"
-        )
-        self._last_read.set(0)
-        self._running = self._gauge("running", "Runs going on in this replica")
-        self._pickup = self._histogram(
-            "reconcile_seconds", "From a change read from the stream to its effect", _PICKUP_BUCKETS
-        )
-        self._lateness = self._histogram(
-            "lateness_seconds", "From a slot to its start", _LATENESS_BUCKETS
-        )
-        self._durations = self._histogram("run_seconds", "How long runs take", _RUN_BUCKETS)
-        self._resynced = self._gauge(
-            "resync_last_success_timestamp_seconds", "When all documents were last compared"
-        )
+        self._position: datetime | None = None
+        self._written_at: datetime | None = None
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+        return self._metrics.exposition()
 
     def job_changed(self, change: Change | None, job: Job) -> None:
         """A document has changed a job; `change` is None where only details differ."""
-        if self._listener is not None:
-            self._listener.job_changed(change, job)
+        if self.listener is not None:
+            self.listener.job_changed(change, job)
         if change is None:
             return
         fields: dict[str, Any] = {"agent_id": job.agent_id}
@@ -217,69 +148,125 @@ class Telemetry:
         )
 
     def job_removed(self, agent_id: str) -> None:
-        if self._listener is not None:
-            self._listener.job_removed(agent_id)
+        if self.listener is not None:
+            self.listener.job_removed(agent_id)
         log.info("job_removed", agent_id=agent_id)
 
     def document_failed(self, key: bytes, error: Exception) -> None:
         """A document met a fault of ours; the others go on."""
         log.error("reconcile_failed", document_key=key.hex(), exc_info=error)
 
-    def jobs_counted(self, counts: Mapping[JobState, int]) -> None:
+    def jobs_counted(self, counts: Mapping[JobState, int], *, overdue: int) -> None:
         for state in JobState:
-            self._jobs.labels(state).set(counts.get(state, 0))
+            self._metrics.jobs[state].set(counts.get(state, 0))
+        self._metrics.overdue.set(overdue)
+
+    def documents_without_job(self, count: Callable[[], int]) -> None:
+        self._metrics.without_job.set_function(count)
 
     def changes_seen(self, operations: Mapping[str, int]) -> None:
         for operation, count in operations.items():
-            self._watch_events.labels(operation).inc(count)
+            self._metrics.watch_events[operation].inc(count)
+
+    def queue_measured(self, depth: Callable[[], int], oldest_age: Callable[[], float]) -> None:
+        self._metrics.queue_depth.set_function(depth)
+        self._metrics.queue_oldest_age.set_function(oldest_age)
+
+    def queued(self, *, is_new: bool) -> None:
+        (self._metrics.queue_adds if is_new else self._metrics.queue_coalesced).inc()
 
     def reconciled(self, *, changed: int, kept: int, failed: int) -> None:
         for result, count in (("changed", changed), ("kept", kept), ("error", failed)):
-            self._reconciled.labels(result).inc(count)
+            self._metrics.reconciled[result].inc(count)
 
     def took_effect(self, seconds: float) -> None:
-        self._pickup.observe(seconds)
+        self._metrics.pickup.observe(seconds)
+
+    def verdicts_counted(self, waiting: Callable[[], int]) -> None:
+        self._metrics.verdicts_waiting.set_function(waiting)
+
+    def projection_counted(self, waiting: Callable[[], int]) -> None:
+        self._metrics.projection_waiting.set_function(waiting)
 
     def watch_lost(self, reason: str, detail: str) -> None:
-        self._watch_up.set(0)
+        self._metrics.watch_up.set(0)
+        self._watch_failed(reason)
         log.warning("watch_lost", reason=reason, error=detail)
 
+    def watch_resumed(self, code: str) -> None:
+        """The change stream went on after an error, and nothing was lost."""
+        self._watch_failed(code)
+        self._metrics.resumes.inc()
+
+    def _watch_failed(self, code: str) -> None:
+        errors = self._metrics.watch_errors
+        errors[code if code in errors else OTHER].inc()
+
     def watch_entered(self, reason: str, documents: int, seconds: float, at: datetime) -> None:
-        self._watch_up.set(1)
-        self._relists.labels(reason).inc()
-        self._resynced.set(at.timestamp())
+        relists = self._metrics.relists
+        self._metrics.watch_up.set(1)
+        relists[reason if reason in relists else OTHER].inc()
+        self._metrics.resynced.set(at.timestamp())
         if reason not in ("startup", "resync"):
             log.info("watch_resumed", reason=reason)
         log.info("resync_finished", reason=reason, documents=documents, seconds=round(seconds, 3))
 
+    def resyncs_every(self, interval: timedelta) -> None:
+        self._metrics.resync_interval.set(interval.total_seconds())
+
+    def drift_found(self, kinds: Mapping[str, str]) -> None:
+        """Documents, by their keys in hex, whose changes the stream was past and never told of."""
+        for kind, count in Counter(kinds.values()).items():
+            self._metrics.drift[kind].inc(count)
+        log.error("drift_found", documents=kinds)
+
+    def stream_reached(self, position: datetime | None) -> None:
+        """Everything up to this cluster time was read."""
+        if position is not None:
+            self._position = position
+            self._compare_positions()
+
+    def _compare_positions(self) -> None:
+        if self._position is not None and self._written_at is not None:
+            lag = (self._written_at - self._position).total_seconds()
+            self._metrics.position_lag.set(max(lag, 0))
+
     def database_failed(self, error: Exception) -> None:
         """The database did not answer and is asked again: counted, and told of now and then."""
-        self._retries.inc()
+        self._metrics.retries.inc()
         if monotonic() - self._told_of_failure > _QUIET_SECONDS:
             self._told_of_failure = monotonic()
             log.warning("database_unavailable", error=str(error))
 
     def replicas_counted(self, living: int) -> None:
-        self._replicas.set(living)
+        self._metrics.replicas.set(living)
 
-    def server_compared(self, clock_offset: timedelta, majority_lag: timedelta) -> None:
-        self._clock_offset.set(clock_offset.total_seconds())
-        self._majority_lag.set(majority_lag.total_seconds())
+    def fitness(self, may_start: Callable[[], bool]) -> None:
+        self._metrics.fit.set_function(may_start)
+
+    def server_compared(self, clock_offset: timedelta, state: ServerState) -> None:
+        self._metrics.clock_offset.set(clock_offset.total_seconds())
+        self._metrics.majority_lag.set(state.majority_lag.total_seconds())
+        self._written_at = state.written_at
+        self._compare_positions()
 
     def stream_answered(self, age: Callable[[], float]) -> None:
-        self._last_read.set_function(age)
+        self._metrics.last_read.set_function(age)
+
+    def loop_was_late(self, seconds: float) -> None:
+        self._metrics.loop_lag.observe(seconds)
 
     def conductor_lost(self, trouble: str) -> None:
-        self._conductor_up.set(0)
+        self._metrics.conductor_up.set(0)
         log.warning("conductor_unavailable", error=trouble)
 
     def conductor_returned(self) -> None:
-        self._conductor_up.set(1)
+        self._metrics.conductor_up.set(1)
         log.info("conductor_available")
 
     def call_failed(self, execution: Execution, summary: str) -> None:
         """A call came to nothing, and may be made again."""
-        self._repeats.inc()
+        self._metrics.repeats.inc()
         log.info(
             "call_failed",
             agent_id=execution.agent_id,
@@ -288,7 +275,7 @@ class Telemetry:
         )
 
     def run_taken_over(self, orphan: Execution) -> None:
-        self._takeovers.inc()
+        self._metrics.takeovers.inc()
         log.info(
             "run_taken_over",
             agent_id=orphan.agent_id,
@@ -299,9 +286,18 @@ class Telemetry:
     def projection_failed(self, error: str) -> None:
         log.warning("projection_failed", error=error)
 
+    def places(self, most: int) -> None:
+        self._metrics.run_places.set(most)
+
+    def claimed(self, answers: Sequence[Claim | ServiceError], seconds: float) -> None:
+        """What became of slots that were claimed together, and how long that took."""
+        self._metrics.claim_seconds.observe(seconds)
+        for outcome, count in Counter(map(_outcome_of, answers)).items():
+            self._metrics.fires[outcome].inc(count)
+
     def run_started(self, execution: Execution) -> None:
-        self._running.inc()
-        self._lateness.observe(max(execution.lateness_ms, 0) / 1000)
+        self._metrics.running.inc()
+        self._metrics.lateness[execution.trigger].observe(max(execution.lateness_ms, 0) / 1000)
         log.info(
             "run_started",
             agent_id=execution.agent_id,
@@ -311,12 +307,12 @@ class Telemetry:
         )
 
     def run_left(self) -> None:
-        self._running.dec()
+        self._metrics.running.dec()
 
     def run_ended(self, execution: Execution, outcome: Outcome) -> None:
-        self._runs.labels(outcome.severity).inc()
+        self._metrics.runs[outcome.severity].inc()
         duration = outcome.completed_at - execution.started_at
-        self._durations.observe(max(duration.total_seconds(), 0))
+        self._metrics.durations.observe(max(duration.total_seconds(), 0))
         fields = {
             "agent_id": execution.agent_id,
             "execution_id": execution.execution_id,
@@ -327,32 +323,23 @@ class Telemetry:
             log.info("run_finished", **fields)
             return
         reason = outcome.reason or Reason.FAILED
-        self._failures.labels(reason).inc()
+        self._metrics.failures[reason].inc()
         log.warning("run_failed", **fields, reason=reason.value, error=outcome.summary)
 
     def not_run(self, not_run: NotRun) -> None:
         stretch = not_run.stretch
-        self._not_run.labels(not_run.reason).inc(stretch.count if stretch is not None else 1)
+        slots = stretch.count if stretch is not None else 1
+        self._metrics.not_run[not_run.reason].inc(slots)
         fields: dict[str, Any] = {"agent_id": not_run.agent_id, "reason": not_run.reason.value}
         fields["scheduled_for"] = not_run.scheduled_for
         if stretch is not None:
             fields |= {"slots_missed": stretch.count, "last_slot": stretch.last}
         log.info("run_missed" if not_run.status is Status.MISSED else "run_skipped", **fields)
 
-    def _gauge(self, name: str, text: str, label: str = "", values: Iterable[str] = ()) -> Gauge:
-        return self._metric(Gauge, name, text, label, values)
 
-    def _counter(self, name: str, text: str, label: str, values: Iterable[str]) -> Counter:
-        return self._metric(Counter, name, text, label, values)
-
-    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(f"councilor_{name}", text, buckets=buckets, registry=self.registry)
-
-    def _metric(
-        self, kind: type[_M], name: str, text: str, label: str, values: Iterable[str]
-    ) -> _M:
-        labels = [label] if label else []
-        metric = kind(f"councilor_{name}", text, labels, registry=self.registry)
-        for value in values:
-            metric.labels(value)
-        return metric
+def _outcome_of(answer: Claim | ServiceError) -> str:
+    if isinstance(answer, Claim):
+        return _OUTCOMES[answer]
+    if isinstance(answer, LookAgain):
+        return "put_off"
+    return "refused" if isinstance(answer, Refused) else "unavailable"

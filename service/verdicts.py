@@ -65,6 +65,7 @@ class Verdicts:
         self._has_written = False
         self.trouble: str | None = None
         """Why verdicts cannot be written, until a person changes something."""
+        telemetry.verdicts_counted(lambda: len(self._unsaid) + len(self._departed))
 
     def say(self, judged: Judged) -> None:
         """Have this verdict written."""

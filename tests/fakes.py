@@ -93,6 +93,7 @@ class FakeAgents:
         self.opened = 0
         self.reads: list[DocumentKey] = []
         self.refuses_status = False
+        self.position: datetime | None = None
         self.history: dict[DocumentKey, list[tuple[datetime, Mapping[str, Any] | None]]] = {}
         """What each document was, and since when."""
         self._clock = clock
@@ -475,7 +476,7 @@ class FakeLedger:
         self.outage.check()
         rows = [
             row
-            for row in sorted(self._rows_of([agent_id]), key=_latest_first)
+            for row in sorted(self._rows_of([agent_id]), key=_by_slot, reverse=True)
             if query.status in (None, row["status"]) and query.severity in (None, row["severity"])
         ]
         if query.after is not None:
@@ -496,7 +497,7 @@ class FakeLedger:
         self.outage.check()
         rows = [
             row
-            for row in sorted(self._rows_of([agent_id]), key=_latest_first)
+            for row in sorted(self._rows_of([agent_id]), key=_by_slot, reverse=True)
             if row["scheduled_for"] <= instant and (row["trigger"] == Trigger.MANUAL) is asked_for
         ]
         return _shown(rows[0]) if rows else None
@@ -513,7 +514,7 @@ class FakeLedger:
         self, agent_ids: Sequence[str], count: int
     ) -> Mapping[str, Sequence[LedgerRow]]:
         self.outage.check()
-        rows = sorted(self._rows_of(agent_ids), key=_latest_first)
+        rows = sorted(self._rows_of(agent_ids), key=_by_slot, reverse=True)
         return {
             agent_id: [_shown(row) for row in rows if row["councilor_id"] == agent_id][:count]
             for agent_id in agent_ids
@@ -549,8 +550,8 @@ class FakeLedger:
         return [row for row in self.rows.values() if row["status"] == Status.RUNNING]
 
 
-def _latest_first(row: Mapping[str, Any]) -> tuple[float, str]:
-    return -row["scheduled_for"].timestamp(), row["execution_id"]
+def _by_slot(row: Mapping[str, Any]) -> tuple[datetime, str]:
+    return row["scheduled_for"], row["execution_id"]
 
 
 def _preview(row: Mapping[str, Any]) -> LedgerRow:
@@ -629,6 +630,9 @@ class FakeJobTable:
 
     def counts(self) -> Mapping[JobState, int]:
         return Counter(job.state for job in self.jobs.values())
+
+    def overdue(self, since: datetime) -> int:
+        return 0
 
     @property
     def is_behind(self) -> bool:

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 
 from aiohttp import web
 
+from service.domain.catch_up import PUNCTUAL
 from service.domain.jobs import JobState
 from service.health import Health
 from service.ports import Agents, Clock, JobTable, ServiceError
@@ -13,8 +13,6 @@ from service.telemetry import Telemetry
 from service.web.server import answer
 
 _PING_SECONDS = 2.0
-_OVERDUE = timedelta(seconds=15)
-"""A slot that is not settled after this time is late; see DESIGN section 5."""
 
 
 class Probes:
@@ -65,7 +63,7 @@ class Probes:
                 "status": _status_of(checks),
                 "checks": checks,
                 "jobs": {state.value: counts.get(state, 0) for state in JobState},
-                "overdue": self._jobs.overdue(now - _OVERDUE),
+                "overdue": self._jobs.overdue(now - PUNCTUAL),
                 "at": now,
                 **self._facts(),
             }
@@ -73,7 +71,8 @@ class Probes:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """The metrics in Prometheus' text format."""
-        self._telemetry.jobs_counted(self._jobs.counts())
+        overdue = self._jobs.overdue(self._clock() - PUNCTUAL)
+        self._telemetry.jobs_counted(self._jobs.counts(), overdue=overdue)
         body = self._telemetry.exposition()
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=body, headers=headers)

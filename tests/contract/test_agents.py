@@ -429,7 +429,9 @@ class TestMongoAgents:
             "timezone",
             "next_runs",
             "observed_at",
+            "history",
         ]
+        assert [state["state"] for state in found["councilor_status"]["history"]] == ["scheduled"]
 
     async def test_next_runs_of_an_interval_follow_its_acceptance(
         self, agents: MongoAgents, client: Client, database: str

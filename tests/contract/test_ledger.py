@@ -412,8 +412,8 @@ async def test_what_the_predecessor_left_neither_stops_us_nor_is_lost(
         await ledger.prepare(keep_for=timedelta(days=90))
     assert await opened(ledger, run_of()) is Claim.WON
     assert await ledger.running_of_others([]) == [run_of()]
-    found = await history.page("scout", HistoryQuery(10))
-    assert sorted(str(row.fields["reason"]) for row in history) == [
+    found = await MongoHistory(client, database, "executions").page("scout", HistoryQuery(10))
+    assert sorted(str(row.fields["reason"]) for row in found) == [
         "None",
         "interrupted",
         "interrupted",

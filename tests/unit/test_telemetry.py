@@ -13,15 +13,34 @@ import stamina
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
+from service import __version__
 from service.domain.config import CatchUp, Overlap, Problem
 from service.domain.councilor import DocumentKey
-from service.domain.execution import Execution, NotRun, Outcome, Reason, Status, Stretch, Trigger
+from service.domain.execution import (
+    Claim,
+    Execution,
+    NotRun,
+    Outcome,
+    Reason,
+    Status,
+    Stretch,
+    Trigger,
+)
 from service.domain.interval import every_from
 from service.domain.jobs import Job, JobSpec, JobState
 from service.domain.planning import Change
 from service.domain.severity import Severity
+from service.ports import (
+    LookAgain,
+    Misconfigured,
+    Refused,
+    ServerState,
+    ServiceError,
+    Unavailable,
+)
 from service.telemetry import Telemetry, configure_logging
 
+SECOND = timedelta(seconds=1)
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 SPEC = JobSpec(every_from("30m"), "h", timedelta(0), None, CatchUp.ONCE, Overlap.SKIP)
 JOB = Job(DocumentKey(b"1"), "a", "Ada", JobState.SCHEDULED, "h", SPEC, NOON, NOON)
@@ -157,15 +176,33 @@ def samples(telemetry: Telemetry) -> dict[str, dict[str, float]]:
     return found
 
 
+TROUBLES = [
+    *("network", "unavailable", "refused", "ended", "other"),
+    *("drop", "rename", "dropDatabase", "invalidate", "stalled"),
+    *("13", "136", "237", "260", "280", "286", "10334", "40576", "40585", "40615"),
+]
+RESUMABLE = [
+    *("6", "7", "43", "63", "89", "91", "133", "134", "150", "189", "234", "262", "9001"),
+    *("10107", "11600", "11602", "13388", "13435", "13436"),
+]
 LABELS: dict[str, list[str]] = {
     "watch_events_total": ["insert", "update", "replace", "delete"],
-    "watch_relists_total": [
-        *("startup", "resync", "network", "unavailable", "refused", "ended"),
-        *("drop", "rename", "dropDatabase", "invalidate", "stalled", "136", "280", "286"),
-    ],
+    "watch_relists_total": ["startup", "resync", *TROUBLES],
+    "watch_errors_total": [*TROUBLES, *RESUMABLE],
+    "watch_resumes_total": [""],
+    "watch_position_lag_seconds": [""],
+    "resync_drift_total": ["missing", "extra", "stale"],
     "reconcile_total": ["changed", "kept", "error"],
+    "queue_adds_total": [""],
+    "queue_coalesced_total": [""],
     "jobs": list(JobState),
+    "documents_without_job": [""],
+    "fires_total": ["started", "lost_race", "overlaps", "put_off", "unavailable", "refused"],
+    "lateness_seconds_count": list(Trigger),
+    "claim_seconds_count": [""],
+    "eventloop_lag_seconds_count": [""],
     "runs_total": list(Severity),
+    "overdue_slots": [""],
     "watch_up": [""],
     "running": [""],
 }
@@ -182,12 +219,59 @@ def test_every_reason_is_counted_from_zero() -> None:
     assert reasons == dict.fromkeys(Reason, 0.0)
 
 
+ANSWERS: Mapping[str, Claim | ServiceError] = {
+    "started": Claim.WON,
+    "lost_race": Claim.TAKEN,
+    "overlaps": Claim.OVERLAPS,
+    "put_off": LookAgain("too late to be relied upon"),
+    "unavailable": Unavailable("no primary"),
+    "refused": Refused("a validator"),
+}
+
+
+def test_what_becomes_of_claims_is_counted_by_outcome() -> None:
+    telemetry = Telemetry()
+    telemetry.claimed([*ANSWERS.values(), Misconfigured("rights"), Claim.WON], 0.02)
+    found = samples(telemetry)
+    assert found["fires_total"] == dict.fromkeys(ANSWERS, 1) | {"started": 2, "unavailable": 2}
+    assert (found["claim_seconds_count"][""], found["claim_seconds_sum"][""]) == (1, 0.02)
+
+
+def test_an_error_that_nobody_has_thought_of_makes_no_new_series(lines: Lines) -> None:
+    telemetry = Telemetry()
+    before = telemetry.exposition().count(b"\n")
+    telemetry.watch_lost("999999", "news")
+    telemetry.watch_entered("999999", 3, 0.1, NOON)
+    telemetry.watch_resumed("10107")
+    found = samples(telemetry)
+    assert (found["watch_errors_total"]["other"], found["watch_relists_total"]["other"]) == (1, 1)
+    assert (found["watch_errors_total"]["10107"], found["watch_resumes_total"][""]) == (1, 1)
+    assert telemetry.exposition().count(b"\n") == before
+    assert [line["event"] for line in lines()].count("watch_lost") == 1
+
+
+def test_the_stream_lags_by_what_the_primary_has_written_since() -> None:
+    telemetry = Telemetry()
+    telemetry.stream_reached(NOON)
+    telemetry.stream_reached(None)  # a token of another form
+    telemetry.server_compared(timedelta(0), ServerState(NOON, timedelta(0), NOON + 7 * SECOND))
+    assert samples(telemetry)["watch_position_lag_seconds"][""] == 7
+    telemetry.stream_reached(NOON + 8 * SECOND)
+    assert samples(telemetry)["watch_position_lag_seconds"][""] == 0
+
+
+def test_the_version_and_the_process_are_told() -> None:
+    found = samples(Telemetry())
+    assert found["build_info"] == {__version__: 1}
+    assert {"process_cpu_seconds_total", "process_resident_memory_bytes"} <= found.keys()
+
+
 def test_facts_are_counted(lines: Lines) -> None:
     telemetry = Telemetry()
     telemetry.run_started(RUN)
     telemetry.run_ended(RUN, FAILED)
     telemetry.not_run(MISSED)
-    telemetry.jobs_counted({JOB.state: 1, BROKEN.state: 2})
+    telemetry.jobs_counted({JOB.state: 1, BROKEN.state: 2}, overdue=3)
     telemetry.reconciled(changed=2, kept=1, failed=0)
     telemetry.watch_entered("startup", 3, 0.1, NOON)
     found = samples(telemetry)
@@ -195,5 +279,6 @@ def test_facts_are_counted(lines: Lines) -> None:
     assert (found["failed_runs_total"]["failed"], found["slots_not_run_total"]["outage"]) == (1, 7)
     assert (found["jobs"]["invalid"], found["reconcile_total"]["changed"]) == (2, 2)
     assert found["run_seconds_sum"][""] == 1.5
+    assert (found["lateness_seconds_count"]["schedule"], found["overdue_slots"][""]) == (1, 3)
     assert found["resync_last_success_timestamp_seconds"][""] == NOON.timestamp()
     assert len(lines()) == 4

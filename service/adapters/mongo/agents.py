@@ -1,7 +1,7 @@
 """The collection `agents`: read, watch, and write verdicts; nothing of a user's is ever changed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, cast
@@ -83,12 +83,22 @@ something else."""
 
 
 class MongoAgents:
-    """The port `Agents` on a real collection. `seal` stands for whoever judges its documents."""
+    """The port `Agents` on a real collection. `seal` stands for whoever judges its documents.
+
+    `resumed` is told the code of each error after which a watch went on where it was.
+    """
 
     def __init__(
-        self, client: Client, database: str, collection: str, *, seal: bytes = b""
+        self,
+        client: Client,
+        database: str,
+        collection: str,
+        *,
+        seal: bytes = b"",
+        resumed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._client = client
+        self._resumed = resumed
         self._seal = seal
         collected = client[database].get_collection(
             collection,
@@ -104,7 +114,7 @@ class MongoAgents:
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[OpenWatch]:
         watched = Watched(self._database, self._documents.name, PIPELINE)
-        async with opened_stream(self._client, watched) as stream:
+        async with opened_stream(self._client, watched, resumed=self._resumed) as stream:
             self._saw(stream.since)
             yield OpenWatch(stream, self._list, self._saw)
 

@@ -4,7 +4,7 @@ Every query is bounded: by a limit, by an index, and by the time that the server
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pymongo import DESCENDING, ReadPreference
@@ -18,6 +18,7 @@ from service.domain.execution import Status, Trigger
 from service.ports import EndedRuns, HistoryQuery, LedgerRow, UnknownRow
 
 _MOST_MS = 4_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _AGENTS_AT_ONCE = 1_000
 _PREVIEW = 4_000
 """Characters of an output, or an error, that a page of rows shows; one row shows all."""
@@ -97,7 +98,7 @@ class MongoHistory:
         manual = Trigger.MANUAL.value
         wanted: dict[str, Any] = {
             "councilor_id": agent_id,
-            "scheduled_for": {"$lte": instant},
+            "scheduled_for": {"$gte": _EPOCH, "$lte": instant},
             "trigger": manual if asked_for else {"$ne": manual},
         }
         with translated():

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from bson.codec_options import CodecOptions
+from bson.timestamp import Timestamp
 from pymongo import ReadPreference
 from pymongo.read_concern import ReadConcern
 
@@ -33,7 +34,10 @@ class MongoReplicas:
         last = hello.get("lastWrite", {})  # a mongos has none
         written, common = last.get("lastWriteDate"), last.get("majorityWriteDate")
         is_known = isinstance(written, datetime) and isinstance(common, datetime)
-        return ServerState(hello["localTime"], written - common if is_known else timedelta(0))
+        lag = written - common if is_known else timedelta(0)
+        time = last.get("opTime", {}).get("ts")
+        written_at = time.as_datetime() if isinstance(time, Timestamp) else None
+        return ServerState(hello["localTime"], lag, written_at)
 
     async def heartbeat(self, replica_id: str, facts: Mapping[str, object], ttl: timedelta) -> None:
         beat = {

@@ -7,9 +7,11 @@ error that the specification calls resumable
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from bson.timestamp import Timestamp
@@ -32,6 +34,7 @@ _IDLE_CONNECTIONS = 12
 """More than are left of a busy time; fewer than Motor has threads."""
 _TRIAL_SECONDS = 0.1
 _CURSOR_NOT_FOUND = 43
+_TIMED_TOKEN = re.compile("82[0-9A-Fa-f]{16}")
 _RESUMABLE = "ResumableChangeStreamError"
 
 
@@ -56,13 +59,15 @@ class Stream:
         watched: Watched,
         session: AsyncIOMotorClientSession,
         since: Timestamp,
-        token: str | None = None,
+        token: str | None,
+        resumed: Callable[[str], None],
     ) -> None:
         self.since = since
         self.token = token
         """Where another stream may go on (a resume token); None where nobody knows it yet."""
         self._watched = watched
         self._session = session
+        self._resumed = resumed
         # What carries the time `since` itself is in every majority read from here on.
         just_after = Timestamp(since.time, since.inc + 1)
         self._start: dict[str, Any] = {"startAtOperationTime": just_after}
@@ -73,7 +78,13 @@ class Stream:
         self._trials: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def opened(cls, client: Client, watched: Watched, token: str | None = None) -> "Stream":
+    async def opened(
+        cls,
+        client: Client,
+        watched: Watched,
+        token: str | None,
+        resumed: Callable[[str], None],
+    ) -> "Stream":
         """Open a stream just after what the majority has now, before anything is listed.
 
         With a `token`, just after that, if the server still remembers it.
@@ -85,7 +96,7 @@ class Stream:
         with translated():
             since = await _majority_time(client)
             session = await client.start_session(causal_consistency=False)
-        stream = cls(watched, session, since, token)
+        stream = cls(watched, session, since, token, resumed)
         await stream._open()
         return stream
 
@@ -93,6 +104,11 @@ class Stream:
     def is_alive(self) -> bool:
         """Tell whether there can be more: the server ends it where the collection is gone."""
         return bool(self._cursor)
+
+    @property
+    def position(self) -> datetime | None:
+        """The whole second of cluster time before which everything was read, if that is known."""
+        return time_of(self._start.get("resumeAfter"))
 
     async def next_events(self) -> Sequence[Event]:
         """What comes next, in order; empty after about a second without any event."""
@@ -105,6 +121,7 @@ class Stream:
                 if isinstance(error, NetworkTimeout):
                     await self._try_other_connections()
                 await self._resume()
+                self._resumed(code_of(error))
         events, self._waiting = self._waiting, ()
         return events
 
@@ -183,6 +200,24 @@ class Stream:
             command, codec_options=LENIENT, session=self._session
         )
         return reply
+
+
+def time_of(token: Mapping[str, Any] | None) -> datetime | None:
+    """The cluster time in a resume token, in whole seconds; None where it is of another form.
+
+    Its first nine bytes are a key string's type, 0x82, and a timestamp, seconds first: what the
+    server itself relies upon (https://jira.mongodb.org/browse/SERVER-133517).
+    """
+    data = token.get("_data") if token is not None else None
+    if not isinstance(data, str) or _TIMED_TOKEN.match(data) is None:
+        return None
+    return datetime.fromtimestamp(int(data[2:10], 16), UTC)
+
+
+def code_of(error: PyMongoError) -> str:
+    """What a metric calls an error of the stream."""
+    code = error.code if isinstance(error, OperationFailure) else None
+    return str(code) if code else "network"
 
 
 def _is_resumable(error: PyMongoError) -> bool:

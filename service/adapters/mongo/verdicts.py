@@ -89,8 +89,9 @@ def _history(verdict: Verdict) -> Any:
         state["error"] = _literal(verdict.problem.message)
     longer = {"$slice": [{"$concatArrays": ["$$there", [state]]}, -REMEMBERED_STATES]}
     is_same = {"$eq": [{"$last": "$$there.state"}, state["state"]]}
+    is_ours = [{"$eq": [{"$type": "$councilor_status"}, "object"]}, {"$isArray": there}]
     return _let(
-        there={"$cond": [{"$isArray": there}, there, []]},
+        there={"$cond": [{"$and": is_ours}, there, []]},
         then={"$cond": [is_same, "$$there", longer]},
     )
 

@@ -3,14 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, TypeVar
 
 from bson.timestamp import Timestamp
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import PyMongoError
 
 from service.adapters.mongo.client import Client, translation_of
 from service.adapters.mongo.keys import key_of
-from service.adapters.mongo.stream import Event, Stream, Watched
+from service.adapters.mongo.stream import Event, Stream, Watched, code_of
 from service.domain.jobs import Listed
 from service.ports import Changed, Misconfigured, WatchLost
 
@@ -62,11 +63,17 @@ _AT_ONCE = 200
 
 @asynccontextmanager
 async def opened_stream(
-    client: Client, watched: Watched, position: str | None = None
+    client: Client,
+    watched: Watched,
+    token: str | None = None,
+    resumed: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[Stream]:
-    """An open stream, closed at the end. Raises WatchLost, Unavailable, Misconfigured."""
+    """An open stream, closed at the end. Raises WatchLost, Unavailable, Misconfigured.
+
+    `resumed` is called with the code of each error after which it went on where it was.
+    """
     try:
-        stream = await Stream.opened(client, watched, position)
+        stream = await Stream.opened(client, watched, token, resumed)
     except PyMongoError as error:
         raise _loss(error) from error
     try:
@@ -92,6 +99,10 @@ class OpenWatch:
         self._documents = documents
         self._saw = saw
         self._stalled_seconds = stalled_seconds
+
+    @property
+    def position(self) -> datetime | None:
+        return self._stream.position
 
     async def documents(self) -> AsyncIterator[Sequence[Listed]]:
         try:
@@ -163,5 +174,4 @@ def _loss(error: PyMongoError) -> WatchLost | Misconfigured:
     translation = translation_of(error)
     if isinstance(translation, Misconfigured):
         return translation
-    code = error.code if isinstance(error, OperationFailure) else None
-    return WatchLost(str(code) if code else "network", str(translation))
+    return WatchLost(code_of(error), str(translation))
