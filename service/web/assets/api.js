@@ -56,7 +56,7 @@ const api = {
 /* Server-sent events by fetch, which can send the token (EventSource cannot). Goes on after the
    last event that was heard; `changed` is told whether it hears anything. */
 function listen(heard, changed) {
-  let lastId = "", heardAt = 0, controller = null, pause = 500, timer = 0;
+  let lastId = "", heardAt = 0, controller = null, pause = 500, timer = 0, isAgain = false;
   const SILENT_MS = 25000; // two heartbeats and a half
 
   async function connect() {
@@ -82,8 +82,9 @@ function listen(heard, changed) {
       const { value, done } = await reader.read();
       if (done) return;
       heardAt = Date.now();
-      if (isFirst) changed("live", lastId !== "");
+      if (isFirst) changed("live", isAgain);
       isFirst = false;
+      isAgain = true;
       const blocks = (rest + value).split("\n\n");
       rest = blocks.pop();
       blocks.forEach(tell);
