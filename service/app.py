@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import stamina
@@ -17,12 +17,14 @@ import structlog
 
 from service import __version__, garbage
 from service.adapters import conductor as conductor_adapter
+from service.adapters.apprise import AppriseMessenger, WrongUrls, messenger_from
 from service.adapters.apscheduler import TimedJobs
 from service.adapters.conductor import Dialect
 from service.adapters.mongo.agents import MongoAgents
 from service.adapters.mongo.client import Client, check_url, connected, require_replica_set
 from service.adapters.mongo.jobs import MongoStoredJobs
 from service.adapters.mongo.ledger import MongoLedger
+from service.adapters.mongo.notifications import MongoNotifications
 from service.adapters.mongo.replicas import MongoReplicas
 from service.breaker import Breaker
 from service.calling import Caller
@@ -34,6 +36,7 @@ from service.domain.councilor import SchedulePolicy
 from service.domain.severity import SeverityRule
 from service.health import Health
 from service.mending import Mending
+from service.notifier import Notifier
 from service.patience import Patience
 from service.ports import Misconfigured, Refused, ServiceError, Unavailable
 from service.projection import Projection
@@ -50,6 +53,9 @@ from service.web.routes import Routes
 from service.web.server import application, serving
 
 log = structlog.get_logger()
+
+_LAST_NOTIFICATIONS = timedelta(seconds=5)
+"""How long the end of the service waits for messages, once all runs have ended."""
 
 
 class TaskEnded(ServiceError):
@@ -69,6 +75,7 @@ class Stores:
     ledger: MongoLedger
     stored_jobs: MongoStoredJobs
     replicas: MongoReplicas
+    notifications: MongoNotifications
 
 
 def stores_of(client: Client, settings: Settings, owner: str) -> Stores:
@@ -81,6 +88,7 @@ def stores_of(client: Client, settings: Settings, owner: str) -> Stores:
             client, database, settings.scheduler_jobs_collection, owner=owner, clock=wall_clock
         ),
         replicas=MongoReplicas(client, database),
+        notifications=MongoNotifications(client, database, owner=owner),
     )
 
 
@@ -107,6 +115,17 @@ def mongodb_url(settings: Settings) -> str:
     except ValueError as error:
         raise WrongSettings([f"MONGODB_URL: {error}"]) from None
     return url
+
+
+def messenger_of(settings: Settings) -> AppriseMessenger | None:
+    """What sends to the URLs of the settings; None where there are none. Raises WrongSettings."""
+    if settings.scheduler_notify_urls is None:
+        return None
+    try:
+        return messenger_from(settings.scheduler_notify_urls.get_secret_value())
+    except WrongUrls as error:
+        lines = [f"SCHEDULER_NOTIFY_URLS: {problem}" for problem in error.problems]
+        raise WrongSettings(lines) from None
 
 
 class Stop:
@@ -190,6 +209,15 @@ class _Service:
         )
         self._telemetry.stream_answered(lambda: self._health.silent_seconds)
         self._patience = Patience(self._telemetry)
+        self._notifier = Notifier(
+            self._stores.notifications,
+            self._stores.agents,
+            messenger_of(settings),
+            self._patience,
+            self._telemetry,
+            self._clock,
+            schedules=schedule_policy(settings),
+        )
         self._jobs = TimedJobs(self._job_changed, self._clock)
         self._reconciler: Reconciler | None = None
         self._settler: Settler | None = None
@@ -222,6 +250,7 @@ class _Service:
             return
         await stack.enter_async_context(self._beating())
         await stack.enter_async_context(self._projecting())
+        await stack.enter_async_context(self._notifying())
         parts = await stack.enter_async_context(self._running())
         await stack.enter_async_context(self._mending(parts))
         settler = await stack.enter_async_context(self._settling(parts))
@@ -270,6 +299,7 @@ class _Service:
                 try:
                     await require_replica_set(self._client, mongodb_url(self._settings))
                     await self._stores.ledger.prepare(self._settings.scheduler_execution_ttl)
+                    await self._stores.notifications.prepare()
                     await self._membership.join()
                 except Unavailable as error:
                     self._health.watch_is_lost(str(error))
@@ -293,13 +323,26 @@ class _Service:
             await self._projection.flush()
 
     @asynccontextmanager
+    async def _notifying(self) -> AsyncIterator[None]:
+        async with self._task(self._notifier.deliver(), "notifications"):
+            try:
+                yield
+            finally:
+                await self._notifier.drain(_LAST_NOTIFICATIONS)
+
+    @asynccontextmanager
     async def _running(self) -> AsyncIterator[_RunningParts]:
         settings, ledger = self._settings, self._stores.ledger
         dialect = Dialect(settings.conductor_api_mode)
         async with conductor_adapter.connected(
             settings.conductor_api_url.get_secret_value(), dialect, settings.conductor_cwd
         ) as conductor:
-            breaker = Breaker(conductor, self._telemetry)
+            breaker = Breaker(
+                conductor,
+                self._telemetry,
+                lost=self._notifier.conductor_lost,
+                answered=self._notifier.conductor_answered,
+            )
             self._health.others = {
                 "conductor": lambda: breaker.trouble if breaker.is_open else None
             }
@@ -317,6 +360,7 @@ class _Service:
                 Claims(ledger, self._clock, require_fit=self._membership.require_fit),
                 caller,
                 self._patience,
+                self._notifier,
                 self._telemetry,
                 self._clock,
                 policy=RunPolicy(
@@ -331,6 +375,7 @@ class _Service:
                 self._stores.agents,
                 ledger,
                 runner,
+                self._notifier,
                 self._telemetry,
                 self._clock,
                 policy=schedule_policy(settings),
@@ -357,6 +402,7 @@ class _Service:
             parts.cases,
             parts.runner,
             parts.breaker,
+            self._notifier,
             self._telemetry,
             self._clock,
             is_synced=lambda: self._health.synced,

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import product
 from time import monotonic
 from typing import Any, TextIO, TypeVar
 
@@ -21,6 +22,7 @@ from prometheus_client import (
 )
 
 from service.domain.config import Problem
+from service.domain.digest import Message, MessageKind
 from service.domain.execution import (
     FAILURE_REASONS,
     NOT_RUN_REASONS,
@@ -32,6 +34,7 @@ from service.domain.execution import (
     milliseconds,
 )
 from service.domain.jobs import Job, JobState
+from service.domain.notification import ChannelKind, Delivery, Target, kind_of
 from service.domain.planning import Change
 from service.domain.severity import Severity
 
@@ -50,6 +53,7 @@ _RELIST_REASONS = (
     *("startup", "resync", "network", "unavailable", "refused", "ended"),
     *("drop", "rename", "dropDatabase", "invalidate", "stalled", "136", "280", "286"),
 )
+_NOTIFIED = ("written", "sent", "failed", "dropped")
 _QUIET_SECONDS = 10.0
 _OPERATIONS = ("insert", "update", "replace", "delete")
 
@@ -173,6 +177,23 @@ class Telemetry:
         self._resynced = self._gauge(
             "resync_last_success_timestamp_seconds", "When all documents were last compared"
         )
+        self._notifications = Counter(
+            "councilor_notifications",
+            "Notifications, by where they are told",
+            ["channel", "result"],
+            registry=self.registry,
+        )
+        for channel, result in product(ChannelKind, _NOTIFIED):
+            self._notifications.labels(channel, result)
+        self._messages = Counter(
+            "councilor_notification_messages",
+            "Messages to the outside",
+            ["kind", "result"],
+            registry=self.registry,
+        )
+        for kind, delivery in product(MessageKind, (Delivery.SENT, Delivery.FAILED)):
+            self._messages.labels(kind, delivery)
+        self._dropped, self._told_of_dropped = 0, -_QUIET_SECONDS
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""
@@ -320,6 +341,35 @@ class Telemetry:
         if stretch is not None:
             fields |= {"slots_missed": stretch.count, "last_slot": stretch.last}
         log.info("run_missed" if not_run.status is Status.MISSED else "run_skipped", **fields)
+
+    def notification_written(self, channels: Iterable[str]) -> None:
+        for channel in channels:
+            self._notifications.labels(kind_of(channel), "written").inc()
+
+    def notification_settled(self, outside: Iterable[str], delivery: Delivery) -> None:
+        """All messages that it was part of have gone out, or one of them never will."""
+        for channel in outside:
+            self._notifications.labels(kind_of(channel), delivery).inc()
+
+    def notification_dropped(self, channels: Iterable[str]) -> None:
+        """More wait than are kept: counted, and told of now and then."""
+        for channel in channels:
+            self._notifications.labels(kind_of(channel), "dropped").inc()
+        self._dropped += 1
+        if monotonic() - self._told_of_dropped > _QUIET_SECONDS:
+            log.error("notifications_dropped", count=self._dropped)
+            self._dropped, self._told_of_dropped = 0, monotonic()
+
+    def message_sent(self, target: Target, message: Message, count: int) -> None:
+        self._messages.labels(message.kind, Delivery.SENT).inc()
+        kind = message.kind.value
+        log.info("notification_sent", target=target.text, kind=kind, count=count)
+
+    def message_failed(self, target: Target, message: Message, error: str) -> None:
+        """A message was tried for the last time."""
+        self._messages.labels(message.kind, Delivery.FAILED).inc()
+        kind = message.kind.value
+        log.error("notification_failed", target=target.text, kind=kind, error=error)
 
     def _gauge(self, name: str, text: str, label: str = "", values: Iterable[str] = ()) -> Gauge:
         return self._metric(Gauge, name, text, label, values)

@@ -1,0 +1,388 @@
+"""Tells people how runs ended: documents for every UI, messages to the outside."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import islice
+from time import monotonic
+
+import structlog
+
+from service.domain.councilor import (
+    Councilor,
+    InvalidCouncilor,
+    SchedulePolicy,
+    parse_councilor,
+)
+from service.domain.digest import DigestPolicy, WellAgain
+from service.domain.execution import Execution, NotRun, Outcome
+from service.domain.notification import (
+    Audience,
+    Delivery,
+    Entry,
+    Notification,
+    Target,
+    audience_of,
+    of_run,
+    of_slot,
+    targets_of,
+)
+from service.domain.severity import Severity
+from service.outlets import DeliveryPolicy, Outlet
+from service.patience import PASSING, Patience
+from service.ports import (
+    Agents,
+    Clock,
+    Messenger,
+    Misconfigured,
+    ServiceError,
+    StoredNotifications,
+)
+from service.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+_MOST = 10_000
+"""Notifications that wait to be written, or to be sent to one target."""
+_BATCH = 200
+_BETWEEN_BATCHES_SECONDS = 0.02
+_ADOPTED_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class NotifyPolicy:
+    """How much and how often; the defaults are what the README promises."""
+
+    digests: DigestPolicy = field(default_factory=DigestPolicy)
+    deliveries: DeliveryPolicy = field(default_factory=DeliveryPolicy)
+    most: int = _MOST
+
+
+@dataclass(frozen=True, slots=True)
+class _Unclear:
+    """The end of a run of which nobody here knows who is told: its document says it."""
+
+    execution: Execution
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """What has become of messages, for their notifications."""
+
+    notification_ids: Sequence[str]
+    delivery: Delivery
+    attempts: int
+    at: datetime
+
+
+@dataclass(slots=True)
+class _Open:
+    """A notification that is on its way to so many targets still."""
+
+    targets: int
+    has_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Ailing:
+    """A councilor of whose error people outside were told last."""
+
+    display_name: str
+    targets: tuple[Target, ...]
+    is_of_conductor: bool
+
+
+class Notifier:
+    """Run `deliver` as a task, and `drain` before it is cancelled.
+
+    Telling takes no time and never fails: what is told is written, and sent, by the task. A
+    notification is told by one replica, and its message goes out at least once; see the port
+    `StoredNotifications`. `messenger` is None where nothing goes outside.
+    """
+
+    def __init__(
+        self,
+        stored: StoredNotifications,
+        agents: Agents,
+        messenger: Messenger | None,
+        patience: Patience,
+        telemetry: Telemetry,
+        clock: Clock,
+        *,
+        schedules: SchedulePolicy,
+        policy: NotifyPolicy | None = None,
+        elapsed_seconds: Callable[[], float] = monotonic,
+    ) -> None:
+        self._stored = stored
+        self._agents = agents
+        self._patience = patience
+        self._telemetry = telemetry
+        self._clock = clock
+        self._schedules = schedules
+        self._policy = policy or NotifyPolicy()
+        self._targets = list(messenger.targets) if messenger is not None else []
+        self._outlets = {
+            target: Outlet(
+                target,
+                messenger,
+                telemetry,
+                elapsed_seconds,
+                settled=self._settled,
+                digests=self._policy.digests,
+                deliveries=self._policy.deliveries,
+                most=self._policy.most,
+            )
+            for target in self._targets
+            if messenger is not None
+        }
+        self._unwritten: deque[Entry | _Unclear] = deque()
+        self._marks: deque[_Mark] = deque()
+        self._open: dict[str, _Open] = {}
+        self._ailing: dict[str, _Ailing] = {}
+        self._has_any, self._is_written = asyncio.Event(), asyncio.Event()
+        self._is_written.set()
+        self._is_draining = False
+        self._may_have_lost_some = False
+        self._told_of_no_urls = False
+
+    def run_ended(
+        self, execution: Execution, outcome: Outcome, audience: Audience | None, prompt: str = ""
+    ) -> None:
+        """Tell of a run that has ended; `audience` is None where its document has to say it."""
+        is_well = outcome.severity is Severity.SUCCESS
+        if audience is None:
+            self._put(_Unclear(execution, outcome))
+        elif not is_well or audience.told.on_success:
+            self._tell(lambda: of_run(execution, outcome, audience, prompt))
+        if is_well and execution.agent_id in self._ailing:
+            self._tell_well_again(execution.agent_id, audience)
+
+    def slot_not_run(self, not_run: NotRun, audience: Audience) -> None:
+        """Tell of a slot, or a stretch of them, that ends without a run."""
+        self._tell(lambda: of_slot(not_run, audience))
+
+    def conductor_lost(self) -> None:
+        """Take note that Conductor was found down."""
+        for outlet in self._outlets.values():
+            outlet.conductor_lost()
+
+    def conductor_answered(self) -> None:
+        """Tell those who were told of its outage that Conductor has answered a call."""
+        for outlet in self._outlets.values():
+            outlet.conductor_answered()
+        # One message for all of them: their runs do not tell the same again.
+        self._ailing = {
+            agent_id: ailing
+            for agent_id, ailing in self._ailing.items()
+            if not ailing.is_of_conductor
+        }
+
+    async def deliver(self) -> None:
+        """Write what is told, and send it outside, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._write(), name="write notifications")
+            for outlet in self._outlets.values():
+                tasks.create_task(outlet.deliver(), name="send notifications")
+
+    async def drain(self, timeout: timedelta) -> None:
+        """Write and send what waits, as far as that takes no longer; the rest stays pending."""
+        self._is_draining = True
+        self._has_any.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout.total_seconds()):
+                await self._is_written.wait()
+                for outlet in self._outlets.values():
+                    outlet.hurry()
+                for outlet in self._outlets.values():
+                    await outlet.idle.wait()
+                await self._is_written.wait()
+
+    async def take_over(
+        self, dead_among: Callable[[Collection[str]], Awaitable[frozenset[str]]], owner: str
+    ) -> None:
+        """Send what dead replicas have left pending, some of it at a time; `owner` is this one.
+
+        Raises Unavailable.
+        """
+        if not self._outlets or self._is_draining:
+            return
+        others = await self._stored.owners_of_pending() - {owner}
+        owners = await dead_among(others)
+        if self._may_have_lost_some and not self._open and self._is_written.is_set():
+            owners |= {owner}  # nothing of ours is on its way, so all of it was forgotten
+        if not owners:
+            return
+        self._may_have_lost_some = True
+        adopted = await self._stored.adopt(owners, _ADOPTED_AT_ONCE)
+        self._may_have_lost_some = False
+        log.info("notifications_taken_over", count=len(adopted))
+        for notification in adopted:
+            self._send(notification)
+
+    def _tell(self, told: Callable[[], Notification | None]) -> None:
+        try:
+            notification = told()
+        except Exception:  # a fault of ours: what has ended has ended, all the same
+            log.exception("notification_crashed")
+            return
+        entry = self._entry_of(notification, self._clock())
+        if entry is not None:
+            self._put(entry)
+
+    def _entry_of(self, notification: Notification | None, at: datetime) -> Entry | None:
+        if notification is None:
+            return None
+        targets = self._targets_of(notification)
+        self._note_health(notification, targets)
+        return Entry(notification, at, Delivery.PENDING if targets else None)
+
+    def _put(self, told: Entry | _Unclear) -> None:
+        if len(self._unwritten) >= self._policy.most:
+            channels = told.notification.channels if isinstance(told, Entry) else ()
+            self._telemetry.notification_dropped(channels)
+            return
+        self._unwritten.append(told)
+        self._is_written.clear()
+        self._has_any.set()
+
+    def _targets_of(self, notification: Notification) -> tuple[Target, ...]:
+        outside = notification.outside
+        if outside and not self._targets and not self._told_of_no_urls:
+            self._told_of_no_urls = True
+            log.warning("notify_urls_missing", channel=outside[0])
+        return targets_of(outside, self._targets)
+
+    def _note_health(self, notification: Notification, targets: tuple[Target, ...]) -> None:
+        """Remember whose error people outside were told of last, of the latest few thousand."""
+        self._ailing.pop(notification.councilor_id, None)
+        if targets and notification.severity is Severity.ERROR:
+            self._ailing[notification.councilor_id] = _Ailing(
+                notification.display_name, targets, notification.is_of_conductor
+            )
+            if len(self._ailing) > self._policy.most:
+                del self._ailing[next(iter(self._ailing))]
+
+    def _tell_well_again(self, agent_id: str, audience: Audience | None) -> None:
+        ailing = self._ailing.pop(agent_id)
+        if audience is None or audience.told.on_success:
+            return  # the success itself is told
+        for target in ailing.targets:
+            self._outlets[target].put(WellAgain(agent_id, ailing.display_name))
+
+    async def _write(self) -> None:
+        while True:
+            await self._has_any.wait()
+            self._has_any.clear()
+            while self._unwritten or self._marks:
+                await self._write_some()
+            self._is_written.set()
+            await asyncio.sleep(0 if self._is_draining else _BETWEEN_BATCHES_SECONDS)
+
+    async def _write_some(self) -> None:
+        """Write a batch, however long the database is away; not while the service stops."""
+        batch = list(islice(self._unwritten, _BATCH))
+        marks = list(self._marks)
+        try:
+            if batch:
+                await self._retried(partial(self._write_batch, batch))
+            for mark in marks:
+                await self._retried(partial(self._settle, mark))
+        except PASSING as error:
+            log.warning("notifications_not_written", count=len(batch), error=str(error))
+        for _ in batch:
+            self._unwritten.popleft()
+        for _ in marks:
+            self._marks.popleft()
+
+    async def _retried(self, step: Callable[[], Awaitable[None]]) -> None:
+        await self._patience.retried(step, lambda: self._is_draining)
+
+    async def _write_batch(self, batch: Sequence[Entry | _Unclear]) -> None:
+        unclear = [told for told in batch if isinstance(told, _Unclear)]
+        found = await self._found(unclear) if unclear else []
+        entries = [*(told for told in batch if isinstance(told, Entry)), *found]
+        if not entries:
+            return
+        try:
+            answers = await self._stored.add(entries)
+        except Misconfigured as error:  # no rights, say: people outside are told all the same
+            answers = [error] * len(entries)
+        for entry, answer in zip(entries, answers, strict=True):
+            self._written(entry, answer)
+
+    async def _found(self, unclear: Sequence[_Unclear]) -> Sequence[Entry]:
+        """Who is told of these, as their documents say it, where those are there still."""
+        audiences = await self._audiences({told.execution.agent_id for told in unclear})
+        entries = (
+            self._entry_of(
+                of_run(told.execution, told.outcome, audience), told.outcome.completed_at
+            )
+            for told in unclear
+            if (audience := audiences.get(told.execution.agent_id)) is not None
+        )
+        return [entry for entry in entries if entry is not None]
+
+    async def _audiences(self, agent_ids: Collection[str]) -> Mapping[str, Audience]:
+        audiences = dict[str, Audience]()
+        for document in await self._agents.find(list(agent_ids)):
+            fields = document.fields or {}
+            match parse_councilor(fields, self._schedules):
+                case Councilor() as councilor:
+                    audiences[councilor.agent_id] = audience_of(councilor, "", fields)
+                case InvalidCouncilor(agent_id=str(agent_id), display_name=name):
+                    audiences[agent_id] = audience_of(None, name, fields)
+                case _:
+                    pass  # whoever it was is nobody's councilor any more
+        return audiences
+
+    def _written(self, entry: Entry, answer: bool | ServiceError) -> None:
+        notification = entry.notification
+        if isinstance(answer, ServiceError):
+            log.error(
+                "notification_not_written",
+                execution_id=notification.notification_id,
+                error=str(answer),
+            )
+        elif answer:
+            self._telemetry.notification_written(notification.channels)
+        if answer is not False:
+            self._send(notification)
+
+    def _send(self, notification: Notification) -> None:
+        targets = targets_of(notification.channels, self._targets)
+        if not targets:
+            return
+        self._open[notification.notification_id] = _Open(len(targets))
+        for target in targets:
+            if not self._outlets[target].put(notification):
+                self._telemetry.notification_dropped(notification.outside)
+                self._settled([notification], Delivery.FAILED, 0)
+
+    def _settled(
+        self, notifications: Sequence[Notification], delivery: Delivery, attempts: int
+    ) -> None:
+        """Take note of what one target was told; the last of all targets has it marked."""
+        done: dict[Delivery, list[str]] = {Delivery.SENT: [], Delivery.FAILED: []}
+        for notification in notifications:
+            still = self._open[notification.notification_id]
+            still.targets -= 1
+            still.has_failed |= delivery is Delivery.FAILED
+            if still.targets == 0:
+                del self._open[notification.notification_id]
+                end = Delivery.FAILED if still.has_failed else Delivery.SENT
+                done[end].append(notification.notification_id)
+                self._telemetry.notification_settled(notification.outside, end)
+        now = self._clock()
+        for end, notification_ids in done.items():
+            if notification_ids:
+                self._marks.append(_Mark(notification_ids, end, attempts, now))
+                self._is_written.clear()
+                self._has_any.set()
+
+    async def _settle(self, mark: _Mark) -> None:
+        await self._stored.settle(mark.notification_ids, mark.delivery, mark.attempts, mark.at)
