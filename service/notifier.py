@@ -49,7 +49,6 @@ log = structlog.get_logger()
 _MOST = 10_000
 """Notifications that wait to be written, or to be sent to one target."""
 _BATCH = 200
-_BETWEEN_BATCHES_SECONDS = 0.02
 _ADOPTED_AT_ONCE = 500
 
 
@@ -60,6 +59,8 @@ class NotifyPolicy:
     digests: DigestPolicy = field(default_factory=DigestPolicy)
     deliveries: DeliveryPolicy = field(default_factory=DeliveryPolicy)
     most: int = _MOST
+    between_batches_seconds: float = 0.02
+    """Nobody waits for them, and so more are written at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ class _Open:
 
     targets: int
     has_failed: bool = False
+    attempts: int = 0
+    """Of the message that took the most of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +284,8 @@ class Notifier:
             while self._unwritten or self._marks:
                 await self._write_some()
             self._is_written.set()
-            await asyncio.sleep(0 if self._is_draining else _BETWEEN_BATCHES_SECONDS)
+            pause = 0.0 if self._is_draining else self._policy.between_batches_seconds
+            await asyncio.sleep(pause)
 
     async def _write_some(self) -> None:
         """Write a batch, however long the database is away; not while the service stops."""
@@ -367,22 +371,22 @@ class Notifier:
         self, notifications: Sequence[Notification], delivery: Delivery, attempts: int
     ) -> None:
         """Take note of what one target was told; the last of all targets has it marked."""
-        done: dict[Delivery, list[str]] = {Delivery.SENT: [], Delivery.FAILED: []}
+        done: dict[tuple[Delivery, int], list[str]] = {}
         for notification in notifications:
             still = self._open[notification.notification_id]
             still.targets -= 1
             still.has_failed |= delivery is Delivery.FAILED
+            still.attempts = max(still.attempts, attempts)
             if still.targets == 0:
                 del self._open[notification.notification_id]
                 end = Delivery.FAILED if still.has_failed else Delivery.SENT
-                done[end].append(notification.notification_id)
+                done.setdefault((end, still.attempts), []).append(notification.notification_id)
                 self._telemetry.notification_settled(notification.outside, end)
         now = self._clock()
-        for end, notification_ids in done.items():
-            if notification_ids:
-                self._marks.append(_Mark(notification_ids, end, attempts, now))
-                self._is_written.clear()
-                self._has_any.set()
+        for (end, most), notification_ids in done.items():
+            self._marks.append(_Mark(notification_ids, end, most, now))
+            self._is_written.clear()
+            self._has_any.set()
 
     async def _settle(self, mark: _Mark) -> None:
         await self._stored.settle(mark.notification_ids, mark.delivery, mark.attempts, mark.at)
