@@ -7,6 +7,7 @@ thread, and that log is silent. It is imported only where there are URLs.
 import asyncio
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class AppriseMessenger:
         self, services: Iterable[_Service], *, longest_seconds: float = _LONGEST_SECONDS
     ) -> None:
         self._services = {service.target: service for service in services}
-        self._threads: dict[Target, Thread] = {}
+        self._busy: set[Target] = set()
         self._longest_seconds = longest_seconds
 
     @property
@@ -74,14 +75,23 @@ class AppriseMessenger:
         return list(self._services)
 
     async def send(self, target: Target, message: Message) -> None:
-        if (earlier := self._threads.get(target)) is not None and earlier.is_alive():
+        if target in self._busy:
             raise Unavailable("an earlier message to it has not come to an end yet")
+        self._busy.add(target)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[str | None] = loop.create_future()
-        work = partial(self._services[target].sends.notify, **_said(message))
-        thread = Thread(target=_answered, args=(work, loop, answer), name="notify", daemon=True)
-        self._threads[target] = thread
-        thread.start()
+
+        def end(trouble: str | None) -> None:
+            self._busy.discard(target)
+            if not answer.done():
+                answer.set_result(trouble)
+
+        def work() -> None:
+            trouble = _trouble_of(partial(self._services[target].sends.notify, **_said(message)))
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(end, trouble)
+
+        Thread(target=work, name="notify", daemon=True).start()
         try:
             async with asyncio.timeout(self._longest_seconds):
                 trouble = await answer
@@ -104,23 +114,12 @@ def _said(message: Message) -> Mapping[str, Any]:
     }
 
 
-def _answered(
-    work: Callable[[], bool | None],
-    loop: asyncio.AbstractEventLoop,
-    answer: "asyncio.Future[str | None]",
-) -> None:
-    """In a thread: do this, and answer what is wrong, if anything is. What is said is secret."""
+def _trouble_of(send: Callable[[], bool | None]) -> str | None:
+    """In a thread: send, and tell what is wrong, if anything is. What errors say is secret."""
     try:
-        trouble = None if work() else "it was not taken"
+        return None if send() else "it was not taken"
     except Exception as error:  # noqa: BLE001 a plugin's fault is told, and nobody else's
-        trouble = type(error).__name__
-
-    def tell() -> None:
-        if not answer.done():
-            answer.set_result(trouble)
-
-    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        loop.call_soon_threadsafe(tell)
+        return type(error).__name__
 
 
 def split(urls: str) -> Sequence[str]:
@@ -132,13 +131,16 @@ def messenger_from(urls: str, *, longest_seconds: float = _LONGEST_SECONDS) -> A
     """A messenger for the URLs in this text, apart by commas or blanks. Raises WrongUrls."""
     for name in _SILENT:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    services, problems = list[_Service](), list[str]()
-    for place, url in enumerate(split(urls), start=1):
-        found = _service_of(place, url)
-        if isinstance(found, str):
-            problems.append(f"the URL at place {place} {found}")
-        else:
-            services.append(found)
+    with warnings.catch_warnings():
+        # Of the modules of services that nobody here uses (`imghdr`, until Python 3.13).
+        warnings.simplefilter("ignore")
+        found = [_service_of(place, url) for place, url in enumerate(split(urls), start=1)]
+    services = [service for service in found if isinstance(service, _Service)]
+    problems = [
+        f"the URL at place {place} {trouble}"
+        for place, trouble in enumerate(found, start=1)
+        if isinstance(trouble, str)
+    ]
     if problems:
         raise WrongUrls(problems)
     return AppriseMessenger(services, longest_seconds=longest_seconds)
@@ -149,6 +151,7 @@ def _service_of(place: int, url: str) -> _Service | str:
     from apprise import (  # noqa: PLC0415 it takes a third of a second, and most have no URLs
         Apprise,
         AppriseAsset,
+        NotifyFormat,
         PersistentStoreMode,
     )
 
@@ -160,10 +163,12 @@ def _service_of(place: int, url: str) -> _Service | str:
     plugin = Apprise.instantiate(url, asset=asset, suppress_exceptions=True)
     if plugin is None and scheme in _BARE:
         plugin = Apprise.instantiate(_as_webhook(url), asset=asset, suppress_exceptions=True)
-    if plugin is None:
-        return "is none that Apprise understands; for a webhook write json://… or jsons://…"
-    if scheme in _MAIL and not getattr(plugin, "targets", True):
-        return "names nobody to send to: add ?to=somebody@example.com"
+    if plugin is None or (scheme in _MAIL and not getattr(plugin, "targets", True)):
+        hint = "add ?from=…&to=…" if scheme in _MAIL else "for a webhook write json://…"
+        return f"is none that Apprise understands; {hint}"
+    if scheme in _MAIL and "format=" not in url:
+        # In the HTML that it makes of texts, lines cannot wrap.
+        plugin.notify_format = NotifyFormat.TEXT
     # How often messages go out is decided elsewhere, and less often than any service minds.
     plugin.request_rate_per_sec = 0
     sends = Apprise(asset=asset)
