@@ -1,13 +1,10 @@
 """Tells people how runs ended: documents for every UI, messages to the outside."""
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
-from itertools import islice
 from time import monotonic
 
 import structlog
@@ -32,23 +29,16 @@ from service.domain.notification import (
     targets_of,
 )
 from service.domain.severity import Severity
+from service.outbox import Mark, Outbox, Unclear
 from service.outlets import DeliveryPolicy, Outlet
-from service.patience import PASSING, Patience
-from service.ports import (
-    Agents,
-    Clock,
-    Messenger,
-    Misconfigured,
-    ServiceError,
-    StoredNotifications,
-)
+from service.patience import Patience
+from service.ports import Agents, Clock, Messenger, StoredNotifications
 from service.telemetry import Telemetry
 
 log = structlog.get_logger()
 
 _MOST = 10_000
 """Notifications that wait to be written, or to be sent to one target."""
-_BATCH = 200
 _ADOPTED_AT_ONCE = 500
 
 
@@ -61,24 +51,6 @@ class NotifyPolicy:
     most: int = _MOST
     between_batches_seconds: float = 0.02
     """Nobody waits for them, and so more are written at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Unclear:
-    """The end of a run of which nobody here knows who is told: its document says it."""
-
-    execution: Execution
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """What has become of messages, for their notifications."""
-
-    notification_ids: Sequence[str]
-    delivery: Delivery
-    attempts: int
-    at: datetime
 
 
 @dataclass(slots=True)
@@ -123,7 +95,6 @@ class Notifier:
     ) -> None:
         self._stored = stored
         self._agents = agents
-        self._patience = patience
         self._telemetry = telemetry
         self._clock = clock
         self._schedules = schedules
@@ -143,12 +114,17 @@ class Notifier:
             for target in self._targets
             if messenger is not None
         }
-        self._unwritten: deque[Entry | _Unclear] = deque()
-        self._marks: deque[_Mark] = deque()
+        self._outbox = Outbox(
+            stored,
+            patience,
+            telemetry,
+            clarified=self._clarified,
+            written=self._send,
+            most=self._policy.most,
+            between_batches_seconds=self._policy.between_batches_seconds,
+        )
         self._open: dict[str, _Open] = {}
         self._ailing: dict[str, _Ailing] = {}
-        self._has_any, self._is_written = asyncio.Event(), asyncio.Event()
-        self._is_written.set()
         self._is_draining = False
         self._may_have_lost_some = False
         self._told_of_no_urls = False
@@ -159,7 +135,7 @@ class Notifier:
         """Tell of a run that has ended; `audience` is None where its document has to say it."""
         is_well = outcome.severity is Severity.SUCCESS
         if audience is None:
-            self._put(_Unclear(execution, outcome))
+            self._outbox.put(Unclear(execution, outcome))
         elif not is_well or audience.told.on_success:
             self._tell(lambda: of_run(execution, outcome, audience, prompt))
         if is_well and execution.agent_id in self._ailing:
@@ -188,22 +164,22 @@ class Notifier:
     async def deliver(self) -> None:
         """Write what is told, and send it outside, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._write(), name="write notifications")
+            tasks.create_task(self._outbox.write(), name="write notifications")
             for outlet in self._outlets.values():
                 tasks.create_task(outlet.deliver(), name="send notifications")
 
     async def drain(self, timeout: timedelta) -> None:
         """Write and send what waits, as far as that takes no longer; the rest stays pending."""
         self._is_draining = True
-        self._has_any.set()
+        self._outbox.hurry()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout.total_seconds()):
-                await self._is_written.wait()
+                await self._outbox.is_written.wait()
                 for outlet in self._outlets.values():
                     outlet.hurry()
                 for outlet in self._outlets.values():
                     await outlet.idle.wait()
-                await self._is_written.wait()
+                await self._outbox.is_written.wait()
 
     async def take_over(
         self, dead_among: Callable[[Collection[str]], Awaitable[frozenset[str]]], owner: str
@@ -216,7 +192,7 @@ class Notifier:
             return
         others = await self._stored.owners_of_pending() - {owner}
         owners = await dead_among(others)
-        if self._may_have_lost_some and not self._open and self._is_written.is_set():
+        if self._may_have_lost_some and not self._open and self._outbox.is_written.is_set():
             owners |= {owner}  # nothing of ours is on its way, so all of it was forgotten
         if not owners:
             return
@@ -229,13 +205,12 @@ class Notifier:
 
     def _tell(self, told: Callable[[], Notification | None]) -> None:
         try:
-            notification = told()
+            entry = self._entry_of(told(), self._clock())
         except Exception:  # a fault of ours: what has ended has ended, all the same
             log.exception("notification_crashed")
             return
-        entry = self._entry_of(notification, self._clock())
         if entry is not None:
-            self._put(entry)
+            self._outbox.put(entry)
 
     def _entry_of(self, notification: Notification | None, at: datetime) -> Entry | None:
         if notification is None:
@@ -243,15 +218,6 @@ class Notifier:
         targets = self._targets_of(notification)
         self._note_health(notification, targets)
         return Entry(notification, at, Delivery.PENDING if targets else None)
-
-    def _put(self, told: Entry | _Unclear) -> None:
-        if len(self._unwritten) >= self._policy.most:
-            channels = told.notification.channels if isinstance(told, Entry) else ()
-            self._telemetry.notification_dropped(channels)
-            return
-        self._unwritten.append(told)
-        self._is_written.clear()
-        self._has_any.set()
 
     def _targets_of(self, notification: Notification) -> tuple[Target, ...]:
         outside = notification.outside
@@ -277,49 +243,7 @@ class Notifier:
         for target in ailing.targets:
             self._outlets[target].put(WellAgain(agent_id, ailing.display_name))
 
-    async def _write(self) -> None:
-        while True:
-            await self._has_any.wait()
-            self._has_any.clear()
-            while self._unwritten or self._marks:
-                await self._write_some()
-            self._is_written.set()
-            pause = 0.0 if self._is_draining else self._policy.between_batches_seconds
-            await asyncio.sleep(pause)
-
-    async def _write_some(self) -> None:
-        """Write a batch, however long the database is away; not while the service stops."""
-        batch = list(islice(self._unwritten, _BATCH))
-        marks = list(self._marks)
-        try:
-            if batch:
-                await self._retried(partial(self._write_batch, batch))
-            for mark in marks:
-                await self._retried(partial(self._settle, mark))
-        except PASSING as error:
-            log.warning("notifications_not_written", count=len(batch), error=str(error))
-        for _ in batch:
-            self._unwritten.popleft()
-        for _ in marks:
-            self._marks.popleft()
-
-    async def _retried(self, step: Callable[[], Awaitable[None]]) -> None:
-        await self._patience.retried(step, lambda: self._is_draining)
-
-    async def _write_batch(self, batch: Sequence[Entry | _Unclear]) -> None:
-        unclear = [told for told in batch if isinstance(told, _Unclear)]
-        found = await self._found(unclear) if unclear else []
-        entries = [*(told for told in batch if isinstance(told, Entry)), *found]
-        if not entries:
-            return
-        try:
-            answers = await self._stored.add(entries)
-        except Misconfigured as error:  # no rights, say: people outside are told all the same
-            answers = [error] * len(entries)
-        for entry, answer in zip(entries, answers, strict=True):
-            self._written(entry, answer)
-
-    async def _found(self, unclear: Sequence[_Unclear]) -> Sequence[Entry]:
+    async def _clarified(self, unclear: Sequence[Unclear]) -> Sequence[Entry]:
         """Who is told of these, as their documents say it, where those are there still."""
         audiences = await self._audiences({told.execution.agent_id for told in unclear})
         entries = (
@@ -344,23 +268,10 @@ class Notifier:
                     pass  # whoever it was is nobody's councilor any more
         return audiences
 
-    def _written(self, entry: Entry, answer: bool | ServiceError) -> None:
-        notification = entry.notification
-        if isinstance(answer, ServiceError):
-            log.error(
-                "notification_not_written",
-                execution_id=notification.notification_id,
-                error=str(answer),
-            )
-        elif answer:
-            self._telemetry.notification_written(notification.channels)
-        if answer is not False:
-            self._send(notification)
-
     def _send(self, notification: Notification) -> None:
         targets = targets_of(notification.channels, self._targets)
-        if not targets:
-            return
+        if not targets or notification.notification_id in self._open:
+            return  # it goes nowhere, or is on its way already
         self._open[notification.notification_id] = _Open(len(targets))
         for target in targets:
             if not self._outlets[target].put(notification):
@@ -384,9 +295,4 @@ class Notifier:
                 self._telemetry.notification_settled(notification.outside, end)
         now = self._clock()
         for (end, most), notification_ids in done.items():
-            self._marks.append(_Mark(notification_ids, end, most, now))
-            self._is_written.clear()
-            self._has_any.set()
-
-    async def _settle(self, mark: _Mark) -> None:
-        await self._stored.settle(mark.notification_ids, mark.delivery, mark.attempts, mark.at)
+            self._outbox.mark(Mark(notification_ids, end, most, now))

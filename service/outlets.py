@@ -111,6 +111,7 @@ class Outlet:
         if self._outage is None:
             self._outage = _Outage(self._elapsed_seconds())
         self._outage.ended_at = None
+        self._changed.set()
 
     def conductor_answered(self) -> None:
         """Tell so, if people were told of the outage, or are about to be."""
@@ -132,17 +133,13 @@ class Outlet:
         while True:
             await self._until_due()
             await self._send_waiting()
-            if not self._waiting and not self._has_return:
-                self.idle.set()
-
-    @property
-    def _has_return(self) -> bool:
-        return self._outage is not None and self._outage.ended_at is not None
 
     async def _until_due(self) -> None:
         while True:
             self._changed.clear()
             due_at = self._due_at()
+            if due_at is None:
+                self.idle.set()
             now = self._elapsed_seconds()
             if due_at is not None and (due_at <= now or self._is_hurried):
                 return

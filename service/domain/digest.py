@@ -122,18 +122,22 @@ def return_message(back: Return, items: Sequence[Item]) -> Message:
     title = f"Conductor answers again, after {_shown(back.after)}"
     runs = "1 run" if back.runs == 1 else f"{back.runs:,} runs"
     body = f"{title}; {runs} failed or {'was' if back.runs == 1 else 'were'} missed meanwhile."
-    if items:
-        body += f"\n\nNot told of before:\n{_listed(items)}"
-    return Message(MessageKind.RECOVERY, title, body, Severity.SUCCESS)
+    if not items:
+        return Message(MessageKind.RECOVERY, title, body, Severity.SUCCESS)
+    title += f"; {_counts(items)}"
+    body += f"\n\nNot told of before:\n{_listed(items)}"
+    return Message(MessageKind.RECOVERY, title, body, _worst_of(items))
 
 
 def _digest(items: Sequence[Item]) -> Message:
-    told = [item for item in items if isinstance(item, Notification)]
-    severity = worst_of({item.severity for item in told})
     councilors = len({item.councilor_id for item in items})
     whose = "1 councilor" if councilors == 1 else f"{councilors:,} councilors"
     title = f"{len(items):,} notifications of {whose}: {_counts(items)}"
-    return Message(MessageKind.DIGEST, title, _listed(items), severity)
+    return Message(MessageKind.DIGEST, title, _listed(items), _worst_of(items))
+
+
+def _worst_of(items: Sequence[Item]) -> Severity:
+    return worst_of({item.severity for item in items if isinstance(item, Notification)})
 
 
 def _counts(items: Sequence[Item]) -> str:

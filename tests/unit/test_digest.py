@@ -172,6 +172,9 @@ def test_that_conductor_answers_again_is_said_with_what_it_cost(back: Return, sa
 
 def test_what_was_not_told_of_before_goes_with_it() -> None:
     waiting: Sequence[Item] = [failure(f"e{n}") for n in range(12)]
-    body = return_message(Return(timedelta(minutes=1), 12), waiting).body
+    message = return_message(Return(timedelta(minutes=1), 12), waiting)
+    assert message.title == "Conductor answers again, after 1m; 12 errors"
+    assert message.severity is Severity.ERROR
+    body = message.body
     assert "12 x failed (timeout)" in body
     assert body.endswith("and 2 more")

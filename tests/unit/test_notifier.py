@@ -17,7 +17,7 @@ from service.notifier import Notifier, NotifyPolicy
 from service.outlets import DeliveryPolicy
 from service.pace import Pace
 from service.patience import Patience
-from service.ports import Answer, Failure, Misconfigured
+from service.ports import Answer, Failure, Misconfigured, Refused
 from service.telemetry import Telemetry
 from tests.contract.test_ledger import outcome, run_of
 from tests.fakes import (
@@ -164,6 +164,26 @@ async def test_the_same_ending_is_told_once(side: Side) -> None:
     await turned(200)
     assert side.messenger is not None
     assert len(side.messenger.sent) == len(side.stored.documents) == 1
+
+
+async def test_an_ending_that_is_told_twice_in_one_batch_is_sent_once(side: Side) -> None:
+    side.ends()
+    side.ends()
+    await side.sent(1)
+    await is_marked(side, (Delivery.SENT, 1))
+
+
+async def test_marks_that_are_refused_stop_nothing(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def settle(*_: object) -> None:
+        raise Refused("Document failed validation")
+
+    monkeypatch.setattr(side.stored, "settle", settle)
+    side.ends()
+    await side.sent(1)
+    side.ends("other")
+    await side.sent(2)
 
 
 async def test_missed_slots_are_told_and_what_was_asked_for_is_not(side: Side) -> None:
@@ -349,6 +369,16 @@ async def test_five_hundred_failures_are_five_hundred_documents_and_one_message(
     assert side.messenger is not None
     assert len(side.messenger.sent) <= 3  # as many batches are written
     assert side.count("notifications", channel="email", result="sent") == 500
+
+
+def test_every_channel_and_every_kind_is_counted_from_zero() -> None:
+    side = Side()
+    for channel in ("panel", "toast", "email", "other"):
+        for result in ("written", "sent", "failed", "dropped"):
+            assert side.count("notifications", channel=channel, result=result) == 0
+    for kind in ("single", "digest", "recovery"):
+        for result in ("sent", "failed"):
+            assert side.count("notification_messages", kind=kind, result=result) == 0
 
 
 # Well again
