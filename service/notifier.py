@@ -190,8 +190,7 @@ class Notifier:
         """
         if not self._outlets or self._is_draining:
             return
-        others = await self._stored.owners_of_pending() - {owner}
-        owners = await dead_among(others)
+        owners = await dead_among(await self._stored.owners_of_pending())
         if self._may_have_lost_some and not self._open and self._outbox.is_written.is_set():
             owners |= {owner}  # nothing of ours is on its way, so all of it was forgotten
         if not owners:

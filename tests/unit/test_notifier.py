@@ -313,6 +313,23 @@ async def test_a_message_that_fails_is_tried_again_and_what_comes_meanwhile_is_o
         await turned_until(lambda: all(d is Delivery.SENT for d, _ in deliveries(side.stored)))
 
 
+async def test_where_the_first_of_a_few_fails_the_others_go_together() -> None:
+    """Else each would be tried for a quarter of an hour before the next."""
+    messenger = FakeMessenger(MAIL)
+    side = Side(messenger=messenger, digests=DigestPolicy(pauses_seconds=(0.0,)))
+    async with going(side.notifier.deliver()):
+        for n in range(2):
+            side.ends(f"a{n}")
+        await side.is_written(2)
+        await turned()
+        messenger.fails_first = 1
+        side.seconds = 2
+        side.ends("b")  # it is looked at again
+        await eventually_sent(messenger, 2)
+    assert messenger.titles[0] == "A0: failed"
+    assert messenger.titles[1].startswith("2 notifications of 2 councilors")
+
+
 async def test_after_the_last_try_it_is_marked_as_failed_and_told_without_secrets(
     side: Side, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.domain.execution import Attempt, Reason
+from service.domain.execution import Attempt, Fire, Reason
 from service.domain.notification import Notification
 from service.ports import Answer, Failure
 from tests.contract.test_agents import councilor
@@ -82,6 +82,17 @@ async def test_what_the_user_asked_for_himself_is_not_told(
         await side.settled(1)
         notifications = await told(side, count)
     assert [each.reason for each in notifications] == [Reason.INVALID] * count
+
+
+async def test_what_was_missed_of_an_agent_that_is_demoted_by_now_is_not_told() -> None:
+    async with ended(Side()) as side:
+        side.promote()
+        job = side.jobs.jobs["scout"]
+        side.change({"agent_id": "scout", "is_councilor": False})
+        case = await side.parts.cases.look(Fire(job.key, "scout", SLOT))
+        await side.parts.cases.miss(case, SLOT, Reason.OUTAGE)
+        assert side.rows() == [("12:30", "missed", Reason.OUTAGE)]
+        assert await told(side, 0) == []
 
 
 def _changed(change: dict[str, Any] | None) -> dict[str, Any] | None:
