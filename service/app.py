@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import stamina
@@ -17,6 +17,7 @@ import structlog
 
 from service import __version__, garbage
 from service.adapters import conductor as conductor_adapter
+from service.adapters.apprise import AppriseMessenger, WrongUrls, messenger_from
 from service.adapters.apscheduler import TimedJobs
 from service.adapters.conductor import Dialect
 from service.adapters.mongo.agents import MongoAgents
@@ -25,6 +26,7 @@ from service.adapters.mongo.history import MongoHistory
 from service.adapters.mongo.jobs import MongoStoredJobs
 from service.adapters.mongo.journal import MongoJournal
 from service.adapters.mongo.ledger import MongoLedger
+from service.adapters.mongo.notifications import MongoNotifications
 from service.adapters.mongo.replicas import MongoReplicas
 from service.breaker import Breaker
 from service.calling import Caller
@@ -40,6 +42,7 @@ from service.inquiry import Inquiry
 from service.listing import Listing
 from service.loop import measure_lateness
 from service.mending import Mending
+from service.notifier import Notifier
 from service.patience import Patience
 from service.ports import Misconfigured, Refused, ServiceError, Unavailable
 from service.projection import Projection
@@ -61,6 +64,9 @@ from service.web.server import application, serving
 
 log = structlog.get_logger()
 
+_LAST_NOTIFICATIONS = timedelta(seconds=5)
+"""How long the end of the service waits for messages, once all runs have ended."""
+
 
 class TaskEnded(ServiceError):
     """A task that runs for ever has ended: the process must end too, and be started anew."""
@@ -81,6 +87,7 @@ class Stores:
     journal: MongoJournal
     stored_jobs: MongoStoredJobs
     replicas: MongoReplicas
+    notifications: MongoNotifications
 
 
 def stores_of(
@@ -100,6 +107,7 @@ def stores_of(
             client, database, settings.scheduler_jobs_collection, owner=owner, clock=wall_clock
         ),
         replicas=MongoReplicas(client, database),
+        notifications=MongoNotifications(client, database, owner=owner),
     )
 
 
@@ -126,6 +134,17 @@ def mongodb_url(settings: Settings) -> str:
     except ValueError as error:
         raise WrongSettings([f"MONGODB_URL: {error}"]) from None
     return url
+
+
+def messenger_of(settings: Settings) -> AppriseMessenger | None:
+    """What sends to the URLs of the settings; None where there are none. Raises WrongSettings."""
+    if settings.scheduler_notify_urls is None:
+        return None
+    try:
+        return messenger_from(settings.scheduler_notify_urls.get_secret_value())
+    except WrongUrls as error:
+        lines = [f"SCHEDULER_NOTIFY_URLS: {problem}" for problem in error.problems]
+        raise WrongSettings(lines) from None
 
 
 class Stop:
@@ -192,7 +211,7 @@ class _Service:
         self._clock = ComparedClock(wall_clock)
         self._telemetry = Telemetry()
         self._stores = stores_of(client, settings, self._id, self._telemetry.watch_resumed)
-        self._telemetry.listener = self._events = Events(self._stores.journal)
+        self._telemetry.listener = self._events = Events(self._stores.journal, self._telemetry)
         self._membership = Membership(
             self._stores.replicas,
             self._clock,
@@ -210,6 +229,15 @@ class _Service:
         )
         self._telemetry.stream_answered(lambda: self._health.silent_seconds)
         self._patience = Patience(self._telemetry)
+        self._notifier = Notifier(
+            self._stores.notifications,
+            self._stores.agents,
+            messenger_of(settings),
+            self._patience,
+            self._telemetry,
+            self._clock,
+            schedules=schedule_policy(settings),
+        )
         self._jobs = TimedJobs(self._job_changed, self._clock)
         self._reconciler: Reconciler | None = None
         self._settler: Settler | None = None
@@ -246,6 +274,7 @@ class _Service:
         await stack.enter_async_context(self._task(self._events.follow(), "follow the ledger"))
         await stack.enter_async_context(self._beating())
         await stack.enter_async_context(self._projecting())
+        await stack.enter_async_context(self._notifying())
         parts = await stack.enter_async_context(self._running())
         await stack.enter_async_context(self._mending(parts))
         settler = await stack.enter_async_context(self._settling(parts))
@@ -312,6 +341,7 @@ class _Service:
                 try:
                     await require_replica_set(self._client, mongodb_url(self._settings))
                     await self._stores.ledger.prepare(self._settings.scheduler_execution_ttl)
+                    await self._stores.notifications.prepare()
                     await self._membership.join()
                 except Unavailable as error:
                     self._health.watch_is_lost(str(error))
@@ -335,13 +365,26 @@ class _Service:
             await self._projection.flush()
 
     @asynccontextmanager
+    async def _notifying(self) -> AsyncIterator[None]:
+        async with self._task(self._notifier.deliver(), "notifications"):
+            try:
+                yield
+            finally:
+                await self._notifier.drain(_LAST_NOTIFICATIONS)
+
+    @asynccontextmanager
     async def _running(self) -> AsyncIterator[_RunningParts]:
         settings, ledger = self._settings, self._stores.ledger
         dialect = Dialect(settings.conductor_api_mode)
         async with conductor_adapter.connected(
             settings.conductor_api_url.get_secret_value(), dialect, settings.conductor_cwd
         ) as conductor:
-            breaker = Breaker(conductor, self._telemetry)
+            breaker = Breaker(
+                conductor,
+                self._telemetry,
+                lost=self._notifier.conductor_lost,
+                answered=self._notifier.conductor_answered,
+            )
             self._health.others = {
                 "conductor": lambda: breaker.trouble if breaker.is_open else None
             }
@@ -359,6 +402,7 @@ class _Service:
                 Claims(ledger, self._clock, require_fit=self._membership.require_fit),
                 caller,
                 self._patience,
+                self._notifier,
                 self._telemetry,
                 self._clock,
                 policy=RunPolicy(
@@ -373,6 +417,7 @@ class _Service:
                 self._stores.agents,
                 ledger,
                 runner,
+                self._notifier,
                 self._telemetry,
                 self._clock,
                 policy=schedule_policy(settings),
@@ -399,6 +444,7 @@ class _Service:
             parts.cases,
             parts.runner,
             parts.breaker,
+            self._notifier,
             self._telemetry,
             self._clock,
             is_synced=lambda: self._health.synced,

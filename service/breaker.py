@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.domain.execution import Reason
@@ -24,7 +25,7 @@ class Breaker:
     """Run `probe` as a task. Calls that find Conductor down open it; its health half-opens it.
 
     Half-open, starts are let through one by one: the first that finds it down opens it again, the
-    first that is answered closes it.
+    first that is answered closes it. `lost` is called when it opens, `answered` when it closes.
     """
 
     def __init__(
@@ -32,11 +33,14 @@ class Breaker:
         conductor: Conductor,
         telemetry: Telemetry,
         *,
+        lost: Callable[[], None] = lambda: None,
+        answered: Callable[[], None] = lambda: None,
         pace: Pace | None = None,
         policy: BreakerPolicy | None = None,
     ) -> None:
         self._conductor = conductor
         self._telemetry = telemetry
+        self._lost, self._answered = lost, answered
         self._policy = policy or BreakerPolicy()
         self._pace = pace or Pace()
         self._failures = 0
@@ -83,6 +87,8 @@ class Breaker:
     def _open(self, trouble: str) -> None:
         if not self.is_open:
             self._telemetry.conductor_lost(trouble)
+        if self.trouble is None:
+            self._lost()
         self.trouble = trouble
         self._is_half_open = False
         self._passable.clear()
@@ -91,6 +97,8 @@ class Breaker:
     def _close(self) -> None:
         if self.is_open:
             self._telemetry.conductor_returned()
+        if self.trouble is not None:
+            self._answered()
         self.trouble = None
         self._is_half_open = False
         self._passable.set()

@@ -24,8 +24,10 @@ from service.domain.execution import (
     order_for,
 )
 from service.domain.jobs import Absence, AgentDocument, Desired, JobState
+from service.domain.notification import audience_of, is_surprise
 from service.domain.planning import desired_by
 from service.domain.schedule import Timetable
+from service.notifier import Notifier
 from service.ports import Agents, Clock, Ledger, TakenSlots
 from service.runner import Runner
 from service.telemetry import Telemetry
@@ -57,6 +59,7 @@ class Cases:
         agents: Agents,
         ledger: Ledger,
         runner: Runner,
+        notifier: Notifier,
         telemetry: Telemetry,
         clock: Clock,
         *,
@@ -66,6 +69,7 @@ class Cases:
         self._agents = agents
         self._ledger = ledger
         self._runner = runner
+        self._notifier = notifier
         self._telemetry = telemetry
         self._clock = clock
         self._policy = policy
@@ -181,7 +185,8 @@ class Cases:
         config, timeout = fields.get("councilor_config"), self._runner.policy.timeout
         order = order_for(case.councilor, config, execution, timeout, next_slot)
         stats = fields.get("stats")
-        return Launch(execution, case.fire.key, order, case.looked_at, stats, orphan)
+        audience = audience_of(case.councilor, "", fields)
+        return Launch(execution, case.fire.key, order, case.looked_at, stats, orphan, audience)
 
     def _nonce(self, execution_id: str) -> str:
         """The same for every try of this process: a claim that seemed lost is known again."""
@@ -228,7 +233,7 @@ class Cases:
         self._runner.claims.resolved(row.execution_id)
         if not is_recorded or row.stretch is None:
             return stretch.first
-        self._telemetry.not_run(row)
+        self._tell(case, row)
         return row.stretch.last
 
     async def _record(self, case: Case, slot: datetime, status: Status, reason: Reason) -> bool:
@@ -239,8 +244,14 @@ class Cases:
         self._runner.claims.resolved(row.execution_id)
         if not is_recorded or await self._gave_way(row):
             return False
-        self._telemetry.not_run(row)
+        self._tell(case, row)
         return True
+
+    def _tell(self, case: Case, row: NotRun) -> None:
+        self._telemetry.not_run(row)
+        if is_surprise(row) and isinstance(case.desired, Desired):
+            fields = case.document.fields or {}
+            self._notifier.slot_not_run(row, audience_of(case.councilor, case.desired.name, fields))
 
     async def _gave_way(self, row: NotRun) -> bool:
         """Take a row back whose slot is in a stretch that was recorded at the same time.

@@ -8,6 +8,7 @@ from time import monotonic
 from service.calling import PROMPT_SECONDS
 from service.domain.councilor import DocumentKey
 from service.domain.execution import Claim, Execution, Order, Trigger
+from service.domain.notification import Audience
 from service.patience import PASSING
 from service.ports import Clock, Ledger, LookAgain, ServiceError, Unavailable
 
@@ -29,6 +30,8 @@ class Launch:
     """What of the agent's statistics others follow from, as it was then, if it was there."""
     orphan: Execution | None = None
     """The run of a dead replica that this one goes on with: its row is taken over."""
+    audience: Audience | None = None
+    """Who is told how it ends."""
 
 
 Answered = Claim | ServiceError

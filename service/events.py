@@ -18,8 +18,8 @@ from service.domain.execution import Status
 from service.domain.jobs import Job
 from service.domain.planning import Change
 from service.ports import (
-    Entry,
     Journal,
+    JournalEntry,
     LedgerEntry,
     Misconfigured,
     NotificationEntry,
@@ -27,6 +27,7 @@ from service.ports import (
     Unavailable,
     WatchLost,
 )
+from service.telemetry import Telemetry
 
 log = structlog.get_logger()
 
@@ -114,8 +115,11 @@ class Listener:
 class Events:
     """Run `follow` as a task. Listeners come and go by `listening`."""
 
-    def __init__(self, journal: Journal, policy: EventPolicy | None = None) -> None:
+    def __init__(
+        self, journal: Journal, telemetry: Telemetry, policy: EventPolicy | None = None
+    ) -> None:
         self._journal = journal
+        self._telemetry = telemetry
         self._policy = policy or EventPolicy()
         self._listeners: set[Listener] = set()
         self._recent: deque[Event] = deque(maxlen=self._policy.remembered)
@@ -124,8 +128,6 @@ class Events:
         self._wanted, self._is_open = asyncio.Event(), asyncio.Event()
         self._left_at = monotonic()
         self._is_over = False
-        self.left_behind = 0
-        """Listeners that were too slow, since the start."""
 
     @property
     def listeners(self) -> int:
@@ -141,6 +143,7 @@ class Events:
         listener = Listener(self._policy.waiting)
         recent = self._since(last_id) if last_id is not None else []
         self._listeners.add(listener)
+        self._telemetry.listeners_counted(len(self._listeners))
         self._wanted.set()
         if self._is_over:
             listener.end()
@@ -153,6 +156,7 @@ class Events:
             yield listener
         finally:
             self._listeners.discard(listener)
+            self._telemetry.listeners_counted(len(self._listeners))
             self._left_at = monotonic()
 
     async def _until_open(self) -> None:
@@ -269,10 +273,10 @@ class Events:
         self._recent.append(event)
         for listener in list(self._listeners):
             if not listener.is_over and not listener.tell(event):
-                self.left_behind += 1
+                self._telemetry.listener_left_behind()
 
 
-def _event_of(entry: Entry) -> Event:
+def _event_of(entry: JournalEntry) -> Event:
     fields = entry.fields
     match entry:
         case NotificationEntry():

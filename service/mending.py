@@ -12,6 +12,7 @@ from service.cases import Case, Cases
 from service.domain.catch_up import may_still_start
 from service.domain.execution import STALE_REQUEST, Execution, Fire, Trigger, interrupted
 from service.domain.jobs import Desired, Job, JobState
+from service.notifier import Notifier
 from service.ports import Clock, JobTable, Ledger, Replicas, ServiceError
 from service.replicas import Membership
 from service.runner import Runner
@@ -37,6 +38,7 @@ class Mending:
         cases: Cases,
         runner: Runner,
         breaker: Breaker,
+        notifier: Notifier,
         telemetry: Telemetry,
         clock: Clock,
         *,
@@ -52,6 +54,7 @@ class Mending:
         self._cases = cases
         self._runner = runner
         self._breaker = breaker
+        self._notifier = notifier
         self._telemetry = telemetry
         self._clock = clock
         self._every = every
@@ -60,7 +63,11 @@ class Mending:
     async def mend(self) -> None:
         """Look again and again what is to be put right; what fails is tried the next time."""
         for turn in count():
-            less_often = (self._settle_forgotten, self._count_forgotten)
+            less_often = (
+                self._settle_forgotten,
+                self._count_forgotten,
+                self._take_notifications_over,
+            )
             for step in (
                 self._settle_orphans,
                 self._ledger.restore_indexes,
@@ -75,6 +82,9 @@ class Mending:
 
     async def _count_forgotten(self) -> None:
         await self._ledger.count_forgotten(self._clock() - self._grace)
+
+    async def _take_notifications_over(self) -> None:
+        await self._notifier.take_over(self._membership.dead_among, self._runner.owner)
 
     async def _settle_orphans(self) -> None:
         """Close the runs whose replicas are gone, or go on with those that had not begun."""
@@ -113,6 +123,7 @@ class Mending:
         outcome = interrupted(orphan, self._clock(), _GONE)
         if await self._ledger.close(orphan, job.key if job is not None else None, outcome):
             self._telemetry.run_ended(orphan, outcome)
+            self._notifier.run_ended(orphan, outcome, None)
 
     async def _is_seen_to(self, orphan: Execution) -> bool:
         """Go on with a run that Conductor has not heard of, where it is not too late for that.

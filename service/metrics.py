@@ -1,6 +1,7 @@
 """The Prometheus metrics: names, labels and buckets; `telemetry.py` says what is counted where."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import TypeVar
 
 from prometheus_client import (
@@ -16,8 +17,10 @@ from prometheus_client import (
 )
 
 from service import __version__
+from service.domain.digest import MessageKind
 from service.domain.execution import FAILURE_REASONS, NOT_RUN_REASONS, Trigger
 from service.domain.jobs import JobState
+from service.domain.notification import ChannelKind, Delivery
 from service.domain.severity import Severity
 
 _M = TypeVar("_M", Gauge, Counter, Histogram)
@@ -32,6 +35,7 @@ OPERATIONS = ("insert", "update", "replace", "delete")
 RECONCILED = ("changed", "kept", "error")
 FIRED = ("started", "lost_race", "overlaps", "put_off", "unavailable", "refused")
 DRIFTED = ("missing", "extra", "stale")
+NOTIFIED = ("written", "sent", "failed", "dropped")
 OTHER = "other"
 _FATAL_CODES = ("13", "136", "237", "260", "280", "286", "10334", "40576", "40585", "40615")
 # The codes that a server calls resumable, and 43, for which it has no label.
@@ -64,6 +68,7 @@ class Metrics:
         self._add_changes()
         self._add_runs()
         self._add_surroundings()
+        self._add_listeners()
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""
@@ -175,6 +180,30 @@ class Metrics:
             "How late a timer of the event loop is, once a second",
             _LAG_BUCKETS,
         )
+
+    def _add_listeners(self) -> None:
+        self.notifications = self._pairs(
+            "notifications",
+            "Notifications, by where they are told",
+            ("channel", "result"),
+            product(ChannelKind, NOTIFIED),
+        )
+        self.messages = self._pairs(
+            "notification_messages",
+            "Messages to the outside",
+            ("kind", "result"),
+            product(MessageKind, (Delivery.SENT, Delivery.FAILED)),
+        )
+        self.listeners = self._gauge("event_listeners", "Clients that listen to /events")
+        self.left_behind = self._counter(
+            "event_listeners_left_behind", "Clients of /events that were too slow"
+        )
+
+    def _pairs(
+        self, name: str, text: str, labels: tuple[str, str], values: Iterable[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], Counter]:
+        family = Counter(f"councilor_{name}", text, labels, registry=self.registry)
+        return {pair: family.labels(*pair) for pair in values}
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"councilor_{name}", text, registry=self.registry)

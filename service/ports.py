@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from service.domain.councilor import DocumentKey
+from service.domain.digest import Message
 from service.domain.execution import (
     Attempt,
     Claim,
@@ -19,6 +20,7 @@ from service.domain.execution import (
     Status,
 )
 from service.domain.jobs import AgentDocument, Job, JobState, Listed, StoredJob
+from service.domain.notification import Delivery, Entry, Notification, Target
 from service.domain.severity import Severity
 from service.domain.verdict import Verdict
 
@@ -412,7 +414,7 @@ class NotificationEntry:
     fields: Mapping[str, object]
 
 
-Entry = LedgerEntry | NotificationEntry
+JournalEntry = LedgerEntry | NotificationEntry
 """`position` is where `Journal.follow` goes on after it, in any replica."""
 
 
@@ -423,7 +425,7 @@ class OpenJournal(Protocol):
     def position(self) -> str | None:
         """Where to go on later; None where nobody knows."""
 
-    async def entries(self) -> Sequence[Entry]:
+    async def entries(self) -> Sequence[JournalEntry]:
         """What was written next, by any replica; empty after about a second without anything.
 
         Must not be cancelled and called again. Raises WatchLost, Unavailable.
@@ -467,6 +469,46 @@ class Replicas(Protocol):
 
     async def forget_dead(self) -> None:
         """Remove the documents of replicas that died a day ago or more. Raises Unavailable."""
+
+
+class StoredNotifications(Protocol):
+    """The collection `scheduler_notifications`: what people are told, and what is still to be sent.
+
+    What is pending has an owner, who sends it; others may once that one is dead. So a message goes
+    out at least once: again where its sender died, or lost the database, before that was marked.
+    """
+
+    async def add(self, entries: Sequence[Entry]) -> Sequence["bool | ServiceError"]:
+        """Write these as ours. What became of each: False where somebody has told of that ending.
+
+        Refused where the server refuses the document. May be called again with the same entries:
+        what an earlier try has written is True. Raises Unavailable, Misconfigured.
+        """
+
+    async def settle(
+        self, notification_ids: Sequence[str], delivery: Delivery, attempts: int, at: datetime
+    ) -> None:
+        """Mark what was pending and is ours as sent, or as failed. Raises Unavailable."""
+
+    async def owners_of_pending(self) -> frozenset[str]:
+        """Who has something to send. Raises Unavailable."""
+
+    async def adopt(self, owners: Collection[str], most: int) -> Sequence[Notification]:
+        """Make what these owners have left pending ours, oldest first; answers what now is.
+
+        Of several that do so at once, one gets each. Raises Unavailable: then some may be ours.
+        """
+
+
+class Messenger(Protocol):
+    """What takes messages outside."""
+
+    @property
+    def targets(self) -> Sequence[Target]:
+        """Where it can send."""
+
+    async def send(self, target: Target, message: Message) -> None:
+        """Send this, once. Raises Unavailable where it did not arrive, or that is not known."""
 
 
 class Conductor(Protocol):

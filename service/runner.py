@@ -25,6 +25,7 @@ from service.domain.execution import (
     interrupted,
 )
 from service.domain.severity import Severity, SeverityRule, severity_of
+from service.notifier import Notifier
 from service.patience import PASSING, Patience
 from service.ports import Answer, Clock, Ledger, LookAgain, Refused, ServiceError
 from service.telemetry import Telemetry
@@ -67,6 +68,7 @@ class Runner:
         claims: Claims,
         caller: Caller,
         patience: Patience,
+        notifier: Notifier,
         telemetry: Telemetry,
         clock: Clock,
         *,
@@ -80,6 +82,7 @@ class Runner:
         self._ledger = ledger
         self._caller = caller
         self._patience = patience
+        self._notifier = notifier
         self._telemetry = telemetry
         self._clock = clock
         self._places = asyncio.Semaphore(policy.max_concurrent)
@@ -185,7 +188,12 @@ class Runner:
                     continue
                 was_called = not self.claims.is_doubtful(execution.execution_id)
                 said = _STOPPED if was_called else _NOT_CALLED
-                await self._record(execution, None, interrupted(execution, self._clock(), said))
+                await self._record_interrupted(execution, said)
+
+    async def _record_interrupted(self, execution: Execution, said: str) -> None:
+        outcome = interrupted(execution, self._clock(), said)
+        if await self._record(execution, None, outcome):
+            self._notifier.run_ended(execution, outcome, None)
 
     def _seen_to(self, work: Coroutine[Any, Any, _T], name: str) -> "asyncio.Task[_T]":
         """Do this in a task that `drain` waits for."""
@@ -270,9 +278,12 @@ class Runner:
 
     async def _record_surely(self, execution: Execution, launch: Launch, outcome: Outcome) -> None:
         """Record an outcome, however long the database is away, also while draining."""
-        await self._patience.retried(
+        is_recorded = await self._patience.retried(
             lambda: self._record(execution, launch.key, outcome, launch.stats)
         )
+        if is_recorded:
+            prompt = launch.order.task.prompt
+            self._notifier.run_ended(execution, outcome, launch.audience, prompt)
 
     async def _outcome(self, execution: Execution, order: Order) -> Outcome | None:
         """How the run ended; None where it turns out to be somebody else's by now."""
@@ -329,11 +340,13 @@ class Runner:
         key: DocumentKey | None,
         outcome: Outcome,
         stats: object = None,
-    ) -> None:
+    ) -> bool:
+        """Close the row; False where it is somebody else's by now."""
         if await self._ledger.close(execution, key, outcome, stats):
             self._telemetry.run_ended(execution, outcome)
-        else:
-            log.warning("run_result_refused", execution_id=execution.execution_id)
+            return True
+        log.warning("run_result_refused", execution_id=execution.execution_id)
+        return False
 
     @property
     def is_draining(self) -> bool:

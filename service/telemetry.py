@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any, Protocol, TextIO
@@ -14,6 +14,7 @@ import stamina
 import structlog
 
 from service.domain.config import Problem
+from service.domain.digest import Message
 from service.domain.execution import (
     Claim,
     Execution,
@@ -24,6 +25,7 @@ from service.domain.execution import (
     milliseconds,
 )
 from service.domain.jobs import Job, JobState
+from service.domain.notification import Delivery, Target, kind_of
 from service.domain.planning import Change
 from service.metrics import OTHER, Metrics
 from service.ports import LookAgain, Refused, ServerState, ServiceError
@@ -115,6 +117,7 @@ class Telemetry:
         self._told_of_failure = -_QUIET_SECONDS
         self._position: datetime | None = None
         self._written_at: datetime | None = None
+        self._dropped, self._told_of_dropped = 0, -_QUIET_SECONDS
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""
@@ -335,6 +338,42 @@ class Telemetry:
         if stretch is not None:
             fields |= {"slots_missed": stretch.count, "last_slot": stretch.last}
         log.info("run_missed" if not_run.status is Status.MISSED else "run_skipped", **fields)
+
+    def listeners_counted(self, listeners: int) -> None:
+        self._metrics.listeners.set(listeners)
+
+    def listener_left_behind(self) -> None:
+        """A client of `/events` was too slow."""
+        self._metrics.left_behind.inc()
+
+    def notification_written(self, channels: Iterable[str]) -> None:
+        for channel in channels:
+            self._metrics.notifications[kind_of(channel), "written"].inc()
+
+    def notification_settled(self, outside: Iterable[str], delivery: Delivery) -> None:
+        """All messages that it was part of have gone out, or one of them never will."""
+        for channel in outside:
+            self._metrics.notifications[kind_of(channel), delivery].inc()
+
+    def notification_dropped(self, channels: Iterable[str]) -> None:
+        """More wait than are kept: counted, and told of now and then."""
+        for channel in channels:
+            self._metrics.notifications[kind_of(channel), "dropped"].inc()
+        self._dropped += 1
+        if monotonic() - self._told_of_dropped > _QUIET_SECONDS:
+            log.error("notifications_dropped", count=self._dropped)
+            self._dropped, self._told_of_dropped = 0, monotonic()
+
+    def message_sent(self, target: Target, message: Message, count: int) -> None:
+        self._metrics.messages[message.kind, Delivery.SENT].inc()
+        kind = message.kind.value
+        log.info("notification_sent", target=target.text, kind=kind, count=count)
+
+    def message_failed(self, target: Target, message: Message, error: str) -> None:
+        """A message was tried for the last time."""
+        self._metrics.messages[message.kind, Delivery.FAILED].inc()
+        kind = message.kind.value
+        log.error("notification_failed", target=target.text, kind=kind, error=error)
 
 
 def _outcome_of(answer: Claim | ServiceError) -> str:

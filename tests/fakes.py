@@ -12,6 +12,7 @@ from typing import Any
 
 from service.adapters.mongo.keys import key_of
 from service.domain.councilor import DocumentKey
+from service.domain.digest import Message
 from service.domain.execution import (
     Attempt,
     Claim,
@@ -25,6 +26,7 @@ from service.domain.execution import (
     milliseconds,
 )
 from service.domain.jobs import AgentDocument, Job, JobState, Listed, StoredJob, stored_of
+from service.domain.notification import Delivery, Entry, Notification, Target
 from service.domain.severity import Severity
 from service.domain.verdict import (
     REMEMBERED_STATES,
@@ -678,6 +680,97 @@ class FakeReplicas:
         self.outage.check()
         long_ago = self._clock() - timedelta(days=1)
         self.replicas = {name: until for name, until in self.replicas.items() if until > long_ago}
+
+
+class FakeNotifications:
+    """`scheduler_notifications` in memory, as `owner` sees it; `of` shares it with another."""
+
+    def __init__(self, owner: str = "replica-1") -> None:
+        self.documents: dict[str, dict[str, Any]] = {}
+        self.outage = Outage()
+        self.refused: set[str] = set()
+        """The notifications that the server refuses."""
+        self.owner = owner
+
+    def of(self, owner: str) -> "FakeNotifications":
+        """The same collection, as another replica sees it."""
+        other = FakeNotifications(owner)
+        other.documents = self.documents
+        return other
+
+    async def add(self, entries: Sequence[Entry]) -> Sequence[bool | ServiceError]:
+        self.outage.check()
+        return [self._added(entry) for entry in entries]
+
+    def _added(self, entry: Entry) -> bool | ServiceError:
+        name = entry.notification.notification_id
+        if name in self.refused:
+            return Refused("Document failed validation")
+        new = {
+            "told": entry.notification,
+            "created_at": entry.created_at,
+            "delivery": entry.delivery,
+            "delivered_at": None,
+            "attempts": 0,
+            "owner": self.owner,
+        }
+        there = self.documents.setdefault(name, new)
+        return (there["owner"], there["created_at"]) == (self.owner, entry.created_at)
+
+    async def settle(
+        self, notification_ids: Sequence[str], delivery: Delivery, attempts: int, at: datetime
+    ) -> None:
+        self.outage.check()
+        for name in notification_ids:
+            document = self.documents.get(name, {"delivery": None})
+            if document["delivery"] is Delivery.PENDING and document["owner"] == self.owner:
+                document |= {"delivery": delivery, "attempts": attempts}
+                document["delivered_at"] = at if delivery is Delivery.SENT else None
+
+    async def owners_of_pending(self) -> frozenset[str]:
+        self.outage.check()
+        return frozenset(document["owner"] for document in self._pending())
+
+    async def adopt(self, owners: Collection[str], most: int) -> Sequence[Notification]:
+        self.outage.check()
+        left = [document for document in self._pending() if document["owner"] in owners]
+        adopted = sorted(left, key=lambda document: document["created_at"])[:most]
+        for document in adopted:
+            document["owner"] = self.owner
+        return [document["told"] for document in adopted]
+
+    def _pending(self) -> list[dict[str, Any]]:
+        return [d for d in self.documents.values() if d["delivery"] is Delivery.PENDING]
+
+
+MAIL = Target(1, "mailto", "mail.example.com", frozenset({"mailto", "mailtos", "e-mail"}), True)
+HOOK = Target(2, "json", "hooks.example.com", frozenset({"json", "jsons", "webhook"}), False)
+
+
+class FakeMessenger:
+    """Keeps what it is given, but for targets in `down`; `released` holds messages back."""
+
+    def __init__(self, *targets: Target) -> None:
+        self.targets: Sequence[Target] = targets
+        self.sent: list[tuple[Target, Message]] = []
+        self.tried = 0
+        self.down: set[Target] = set()
+        self.fails_first = 0
+        """So many messages fail, whatever the target."""
+        self.released = asyncio.Event()
+        self.released.set()
+
+    async def send(self, target: Target, message: Message) -> None:
+        self.tried += 1
+        await self.released.wait()
+        self.fails_first -= 1
+        if target in self.down or self.fails_first >= 0:
+            raise Unavailable("it was not taken")
+        self.sent.append((target, message))
+
+    @property
+    def titles(self) -> list[str]:
+        return [message.title for _, message in self.sent]
 
 
 class FakeConductor:

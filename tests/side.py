@@ -12,6 +12,7 @@ from service.claims import Claims
 from service.decisions import Decisions
 from service.domain.councilor import SchedulePolicy
 from service.domain.severity import SeverityRule
+from service.notifier import Notifier
 from service.pace import Pace
 from service.patience import Patience
 from service.ports import JobTable, Unavailable
@@ -21,7 +22,7 @@ from service.settler import Settler
 from service.settling import Settling
 from service.standby import Standby
 from service.telemetry import Telemetry
-from tests.fakes import NOON, FakeAgents, FakeClock, FakeConductor, FakeLedger
+from tests.fakes import NOON, FakeAgents, FakeClock, FakeConductor, FakeLedger, FakeNotifications
 
 HALF_HOUR = timedelta(minutes=30)
 POLICY = SchedulePolicy()
@@ -50,6 +51,16 @@ class Parts:
         self.agents = FakeAgents(self.clock)
         self.telemetry = Telemetry()
         patience = Patience(self.telemetry, longest_seconds=0.01)
+        self.stored = FakeNotifications()
+        self.notifier = Notifier(
+            self.stored,
+            self.agents,
+            None,
+            patience,
+            self.telemetry,
+            self.clock,
+            schedules=POLICY,
+        )
         self.breaker = Breaker(
             self.conductor, self.telemetry, pace=Pace(NO_PACE), policy=QUICK_BREAKER
         )
@@ -68,6 +79,7 @@ class Parts:
             Claims(self.ledger, self.clock, require_fit=self._require_fit),
             caller,
             patience,
+            self.notifier,
             self.telemetry,
             self.clock,
             policy=RunPolicy(HALF_HOUR, self.max_concurrent, 100, SeverityRule.WORDS),
@@ -78,6 +90,7 @@ class Parts:
             self.agents,
             self.ledger,
             self.runner,
+            self.notifier,
             self.telemetry,
             self.clock,
             policy=POLICY,

@@ -44,7 +44,8 @@ class Heard:
     @property
     def last_id(self) -> str:
         """The id of the latest event that has one."""
-        return next(place for _, _, place in reversed(self.events) if place)
+        places = [place for _, _, place in self.events if place]
+        return places[-1]
 
 
 @asynccontextmanager

@@ -144,6 +144,15 @@ def schedule_config_from(config: object) -> ScheduleConfig:
         raise _rejection_of(invalid) from invalid
 
 
+def notifications_config_from(config: object) -> NotificationsConfig:
+    """Read the notifications of a `councilor_config` alone; the defaults where they are wrong."""
+    told = config.get("notifications") if isinstance(config, Mapping) else None
+    try:
+        return NotificationsConfig.model_validate(_present(told if told is not None else {}))
+    except ValidationError:
+        return NotificationsConfig()
+
+
 _EXPECTED = {
     "string_type": "not a text",
     "bool_type": "neither true nor false",

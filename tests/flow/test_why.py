@@ -99,7 +99,7 @@ async def test_a_pause_is_the_reason_while_it_lasts_and_afterwards(
 
     async def has_gone_on() -> bool:  # watched through by another councilor, not by the clock
         rows = await rows_of(db, "other")
-        return sum(row["scheduled_for"] > begin + SECOND for row in rows) >= 2
+        return len([row for row in rows if row["scheduled_for"] > begin + SECOND]) >= 2
 
     await eventually(has_gone_on)
     in_pause = begin + SECOND + SECOND / 2
@@ -127,7 +127,7 @@ async def test_a_config_that_is_invalid_is_the_reason_and_still_is_once_it_is_me
 
     async def has_gone_on() -> bool:
         rows = await rows_of(db, "other")
-        return sum(row["scheduled_for"] > begin + SECOND for row in rows) >= 2
+        return len([row for row in rows if row["scheduled_for"] > begin + SECOND]) >= 2
 
     await eventually(has_gone_on)
     while_broken = begin + SECOND + SECOND / 2

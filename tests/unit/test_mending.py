@@ -48,6 +48,7 @@ class Survivor:
             parts.cases,
             parts.runner,
             parts.breaker,
+            parts.notifier,
             parts.telemetry,
             self.side.clock,
             is_synced=lambda: True,

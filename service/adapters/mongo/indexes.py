@@ -15,7 +15,7 @@ from service.ports import Misconfigured
 Rows = AsyncIOMotorCollection[dict[str, Any]]
 
 _INDEX_OPTIONS_CONFLICT = 85
-_INDEX_CONFLICTS = {_INDEX_OPTIONS_CONFLICT, 86}
+INDEX_CONFLICTS = {_INDEX_OPTIONS_CONFLICT, 86}
 _INDEX_IN_THE_WAY = (
     "SCHEDULER_EXECUTIONS_COLLECTION: an index of another kind is in the way; drop it"
 )
@@ -71,7 +71,7 @@ async def restore_indexes(rows: Rows) -> None:
     except DuplicateKeyError as error:
         raise Misconfigured(_DUPLICATES) from error
     except OperationFailure as error:
-        if error.code in _INDEX_CONFLICTS:
+        if error.code in INDEX_CONFLICTS:
             text = (error.details or {}).get("errmsg", "")
             raise Misconfigured(f"{_INDEX_IN_THE_WAY}: {text}") from error
         raise translation_of(error) from error

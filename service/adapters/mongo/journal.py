@@ -12,7 +12,7 @@ from service.adapters.mongo.keys import LENIENT
 from service.adapters.mongo.rows import shown_fields
 from service.adapters.mongo.stream import Event, Stream, Watched
 from service.adapters.mongo.watch import next_events, opened_stream
-from service.ports import Entry, LedgerEntry, NotificationEntry, WatchLost
+from service.ports import JournalEntry, LedgerEntry, NotificationEntry, WatchLost
 
 NOTIFICATIONS = "scheduler_notifications"
 _STATUS = "updateDescription.updatedFields.status"
@@ -75,7 +75,7 @@ class OpenJournal:
     def position(self) -> str | None:
         return self._stream.token
 
-    async def entries(self) -> Sequence[Entry]:
+    async def entries(self) -> Sequence[JournalEntry]:
         events = await next_events(self._stream)
         if not self._stream.is_alive and not events:
             raise WatchLost("ended", "the change stream has ended")
@@ -90,7 +90,7 @@ def _is_update(event: Event) -> bool:
     return bool(event["operationType"] == "update")
 
 
-def _entry_of(event: Event, rows: Mapping[Any, Mapping[str, Any]]) -> Entry | None:
+def _entry_of(event: Event, rows: Mapping[Any, Mapping[str, Any]]) -> JournalEntry | None:
     position = event["_id"]["_data"]
     fields = event.get("fullDocument")
     if _is_update(event):
