@@ -150,6 +150,8 @@ def chosen_of(jobs: Sequence[Job], query: Query) -> list[Job]:
     ]
     order = query.sort.removeprefix("-")
     chosen.sort(key=_ORDERS[order], reverse=query.sort != order)
+    if order == "next_run_time":  # what has none comes last, either way
+        chosen.sort(key=lambda job: job.next_run_at is None)
     return chosen
 
 
