@@ -15,7 +15,8 @@ from service.domain.execution import NotRun, Reason, Status, Stretch, Trigger
 from service.domain.severity import Severity
 from service.ports import EndedRuns, History, HistoryQuery, Ledger, LedgerRow, UnknownRow
 from tests.claiming import opened
-from tests.contract.test_ledger import MINUTE, NOON, history, ledger, outcome, run_of
+from tests.contract.test_ledger import MINUTE, history, ledger, outcome, run_of
+from tests.fakes import NOON
 
 __all__ = ["history", "ledger"]
 

@@ -169,7 +169,7 @@ async def test_lists_are_filtered_and_sorted(start: Start, db: Database) -> None
     assert await listed("sort=agent_id") == ["a", "b", "c", "never"]
     assert await listed("sort=-agent_id") == ["never", "c", "b", "a"]
     assert await listed("sort=next_run_time") == ["b", "a", "c", "never"]
-    assert await listed("sort=-next_run_time") == ["a", "b", "c", "never"]
+    assert await listed("sort=-next_run_time") == ["a", "b", "never", "c"]
     assert await listed("severity=error") == ["a"]
     assert await listed("severity=success") == ["b"]
     assert await listed("state=invalid") == ["c"]

@@ -251,8 +251,9 @@ def test_a_run_that_was_asked_for_is_the_answer_while_it_lasts() -> None:
 def test_states_are_read_whatever_somebody_wrote_there() -> None:
     entry = {"state": "paused", "since": NOON}
     assert states_in({"history": [entry]}) == [StateSince("paused", NOON)]
-    for nothing in (None, 5, {}, {"history": None}, {"history": 5}, {"history": [5, None, {}]}):
-        assert states_in(nothing) == []
+    histories: list[object] = [None, 5, [], [5, None, {}]]
+    for status in (None, 5, {}, *({"history": said} for said in histories)):
+        assert states_in(status) == []
     assert states_in({"history": [{"since": "x"}, {**entry, "error": 5}]}) == [
         StateSince("paused", NOON)
     ]
