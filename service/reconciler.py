@@ -298,7 +298,8 @@ class Reconciler:
         Those that wait in line are looked at as far as they are read next.
         """
         firsts = [islice(waiting.values(), _BATCH) for waiting in self._waiting]
-        return monotonic() - min(chain.from_iterable(firsts), default=monotonic())
+        now = monotonic()
+        return now - min(chain.from_iterable(firsts), default=now)
 
     @property
     def verdicts(self) -> Verdicts:
