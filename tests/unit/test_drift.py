@@ -91,7 +91,7 @@ async def test_what_was_told_and_not_read_again_yet_has_not_drifted() -> None:
         await turned_until(lambda: side.health.watching)
         side.clock.advance(MINUTE / 2)
         side.agents.change(1, councilor(value="20m"))
-        await turned_until(lambda: side.jobs.jobs["scout"].next_run_at == NOON + 20 * MINUTE)
+        await turned_until(lambda: side.jobs.jobs["scout"].next_run_at == NOON + 20.5 * MINUTE)
         await turned()
     assert drift(side) == NONE
 
