@@ -101,7 +101,7 @@ async def test_an_agent_id_that_another_document_has_taken_has_not_drifted() -> 
     side = Side(resync_interval=timedelta(0))
     side.agents.documents = lambda: all_at_once(side.agents)  # type: ignore[method-assign]
     side.agents.collection[key_of(1)] = {"_id": 1}
-    side.agents.change(2, councilor())
+    side.agents.change(2, councilor(councilor_run_requested_at=NOON))  # always judged again
     async with side.running():
         side.clock.advance(2 * MINUTE)
         side.agents.position = NOON + MINUTE
