@@ -1,6 +1,8 @@
 """What a comparison finds is drift only where the changes must have told of it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Never
 
@@ -18,6 +20,32 @@ from tests.unit.test_telemetry import samples
 
 MINUTE = timedelta(minutes=1)
 NONE = {"missing": 0, "extra": 0, "stale": 0}
+
+
+@asynccontextmanager
+async def following(
+    *documents: Mapping[str, object], reads_changes: bool = True
+) -> AsyncIterator[Side]:
+    """A reconciler that has read these long ago, and compares everything after each change."""
+    side = Side(resync_interval=timedelta(0))
+    side.agents.documents = lambda: all_at_once(side.agents)  # type: ignore[method-assign]
+    for number, fields in enumerate(documents, start=1):
+        side.agents.change(number, fields)
+    reconciler = side.reconciler()
+    tasks = [reconciler.watch(), reconciler.verdicts.write()]
+    async with going(*tasks, *([reconciler.reconcile()] if reads_changes else [])):
+        await turned_until(lambda: side.health.watching)
+        await turned()
+        for earlier in (2 * MINUTE, MINUTE):
+            side.agents.position = NOON - earlier
+            await compared(side)
+        yield side
+
+
+async def all_at_once(agents: FakeAgents) -> AsyncIterator[Sequence[Listed]]:
+    """A listing in one batch, which gives way to who follows, as one that is read does."""
+    await asyncio.sleep(0)
+    yield [listed(document) for document in await agents.read(list(agents.collection))]
 
 
 def write_unheard(side: Side, document_id: int, fields: Mapping[str, object] | None) -> None:
@@ -66,9 +94,7 @@ FOUND: dict[str, Callable[[Side], None]] = {
 async def test_only_what_the_stream_was_past_has_drifted(
     kind: str, write: Callable[[Side], None], position: datetime | None, counted: int
 ) -> None:
-    side = Side(resync_interval=timedelta(0))
-    side.agents.change(1, councilor())
-    async with side.running():
+    async with following(councilor()) as side:
         side.clock.advance(MINUTE)
         side.agents.position = position
         write(side)
@@ -83,46 +109,51 @@ async def test_only_what_the_stream_was_past_has_drifted(
 
 
 async def test_what_was_told_and_not_read_again_yet_has_not_drifted() -> None:
-    side = Side(resync_interval=timedelta(0))
-    reconciler = side.reconciler()
-    side.agents.position = NOON + MINUTE
-    side.agents.change(1, councilor())
-    async with going(reconciler.watch()):  # nobody reads again what was marked
-        await turned_until(lambda: side.health.watching)
+    async with following(councilor(), reads_changes=False) as side:
         side.clock.advance(MINUTE / 2)
+        side.agents.position = NOON + MINUTE
         side.agents.change(1, councilor(value="20m"))
         await turned_until(lambda: side.jobs.jobs["scout"].next_run_at == NOON + 20.5 * MINUTE)
         await turned()
     assert drift(side) == NONE
 
 
+async def test_what_was_undone_between_two_streams_is_no_drift() -> None:
+    """Positions are whole seconds: what was told since may be newer than what they stand for."""
+    async with following(councilor()) as side:
+        side.agents.position = NOON + MINUTE
+        side.clock.advance(1.1 * MINUTE)
+        side.agents.change(1, councilor(value="20m"))
+        await turned_until(lambda: side.jobs.jobs["scout"].next_run_at == NOON + 21.1 * MINUTE)
+        side.clock.advance(0.1 * MINUTE)
+        write_unheard(side, 1, councilor())
+        await compared(side)
+        assert side.jobs.jobs["scout"].next_run_at == NOON + 31.2 * MINUTE
+    assert drift(side) == NONE
+
+
 async def test_an_agent_id_that_another_document_has_taken_has_not_drifted() -> None:
     """The smaller `_id` has it: the other one did not change, and need not have been told of."""
-    side = Side(resync_interval=timedelta(0))
-    side.agents.documents = lambda: all_at_once(side.agents)  # type: ignore[method-assign]
-    side.agents.collection[key_of(1)] = {"_id": 1}
-    side.agents.change(2, councilor(councilor_run_requested_at=NOON))  # always judged again
-    async with side.running():
+    async with following({}, councilor()) as side:
         side.clock.advance(2 * MINUTE)
         side.agents.position = NOON + MINUTE
         write_unheard(side, 1, councilor())
+        # Judged in one step with the first, since it is not to the byte what it was.
+        write_unheard(side, 2, councilor(councilor_run_requested_at=NOON))
         await compared(side)
         await turned_until(lambda: side.jobs.jobs["scout"].key == key_of(1))
-        write_unheard(side, 1, None)
+        for later in (2 * MINUTE, 3 * MINUTE, 4 * MINUTE):
+            side.agents.position = NOON + later
+            await compared(side)
+        side.clock.advance(5 * MINUTE)
+        write_unheard(side, 1, {"agent_id": "scout"})
         await compared(side)
         await turned_until(lambda: side.jobs.jobs["scout"].key == key_of(2))
     assert drift(side) == NONE
 
 
-async def all_at_once(agents: FakeAgents) -> AsyncIterator[Sequence[Listed]]:
-    """What a listing has in one batch: these are judged in one step."""
-    yield [listed(document) for document in await agents.read(list(agents.collection))]
-
-
 async def test_a_database_that_does_not_answer_has_nothing_to_say_about_drift() -> None:
-    side = Side(resync_interval=timedelta(0))
-    side.agents.change(1, councilor())
-    async with side.running():
+    async with following(councilor()) as side:
         side.agents.position = NOON + MINUTE
         asked = list[object]()
 
