@@ -1,6 +1,6 @@
 """Jobs that a comparison puts right although the changes should have: faults, to be told of."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import islice
@@ -17,13 +17,40 @@ _JUDGED = ("agent_id", "is_councilor", "councilor_config")
 _Shown = tuple[str, JobState, str]
 
 
+class Followed:
+    """How far the changes have told of everything, and what was read again at about that time.
+
+    The documents of `recent` may have been read in a state that came after `position`, of which
+    the changes have not told.
+    """
+
+    def __init__(self) -> None:
+        self.position: datetime | None = None
+        self._latest, self._earlier = set[DocumentKey](), set[DocumentKey]()
+
+    @property
+    def recent(self) -> set[DocumentKey]:
+        """What was read since the second before the present one of cluster time."""
+        return self._latest | self._earlier
+
+    def reached(self, position: datetime | None) -> None:
+        """Say that everything before this was told."""
+        if position is None or position != self.position:
+            self._latest, self._earlier = set(), self._latest
+        self.position = position
+
+    def read(self, keys: Iterable[DocumentKey]) -> None:
+        """Say that these were read again."""
+        self._latest.update(keys)
+
+
 class Drift:
     """One comparison: what it corrects is `noticed`, and `told` where it is surely drift.
 
     Between two streams lies a gap, and what was written in it only a comparison can find. So a job
     that was wrong has drifted only where its document is still what it was at `position`, up to
     which the stream before this comparison has told of everything. `excused` are documents of which
-    it did tell, and that were not read again yet.
+    it did tell, and that were not read again yet, or that were read in a later state.
     """
 
     def __init__(

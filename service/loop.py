@@ -18,14 +18,11 @@ _READ_AT_ONCE = 24
 """Sockets that are read before timers have their turn: each wakes a run that goes on at once."""
 
 
-_LOOKED_EVERY_SECONDS = 1.0
-
-
-async def measure_lateness(tell: Callable[[float], None]) -> None:
-    """Tell, once a second, how many seconds late a timer of this loop was, until cancelled."""
+async def measure_lateness(tell: Callable[[float], None], *, every_seconds: float = 1.0) -> None:
+    """Tell again and again how many seconds late a timer of this loop was, until cancelled."""
     while True:
-        due = monotonic() + _LOOKED_EVERY_SECONDS
-        await asyncio.sleep(_LOOKED_EVERY_SECONDS)
+        due = monotonic() + every_seconds
+        await asyncio.sleep(every_seconds)
         tell(max(0.0, monotonic() - due))
 
 

@@ -4,14 +4,14 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import chain, islice
 from time import monotonic
 
 from service import garbage
 from service.domain.councilor import DocumentKey, SchedulePolicy
 from service.domain.jobs import AgentDocument, Listed
-from service.drift import Drift
+from service.drift import Drift, Followed
 from service.health import Health
 from service.ports import (
     Agents,
@@ -72,8 +72,7 @@ class Reconciler:
         """What has to be read again, and since when; the first lane first."""
         self._reading: dict[DocumentKey, float] = {}
         """What is just being read again."""
-        self._position: datetime | None = None
-        """Up to here, by cluster time, the changes have told of everything."""
+        self._followed = Followed()
         self._changed: set[DocumentKey] | None = None
         """What has changed since the listing began, while it goes on."""
         self._pause = _SHORTEST_PAUSE
@@ -96,8 +95,7 @@ class Reconciler:
                     if reason != "resync":
                         await self._learn(is_startup=not self._health.synced)
                     dropped = await self._settle_reads()
-                    position = self._position if reason == "resync" else None
-                    drift = self._drift(position, dropped)
+                    drift = self._drift(reason, dropped)
                     await self._compare_and_follow(watch, reason, drift)
                 reason = "resync"
                 continue
@@ -125,10 +123,18 @@ class Reconciler:
         self._health.watch_is_lost(detail)
         self._telemetry.watch_lost(reason, detail)
 
-    def _drift(self, position: datetime | None, dropped: set[DocumentKey]) -> Drift:
+    def _drift(self, reason: str, dropped: set[DocumentKey]) -> Drift:
+        """What this comparison is held against: nothing, unless the stream has ended by plan."""
+        followed = self._followed
         # Another document may have stood in the way of those without a job, and be gone.
-        excused = dropped | self._reconciliation.without_job
-        return Drift(self._agents, self._jobs, self._telemetry, position=position, excused=excused)
+        excused = dropped | followed.recent | self._reconciliation.without_job
+        return Drift(
+            self._agents,
+            self._jobs,
+            self._telemetry,
+            position=followed.position if reason == "resync" else None,
+            excused=excused,
+        )
 
     async def _settle_reads(self) -> set[DocumentKey]:
         """Let what was read before the stream was opened take effect before anything is listed.
@@ -176,8 +182,7 @@ class Reconciler:
         for start in range(0, len(unseen), _BATCH):
             async with self._one_pass:  # else it might overwrite what was read later
                 documents = await self._agents.read(unseen[start : start + _BATCH])
-                with drift.noticed(documents):
-                    self._reconciliation.reconcile(documents)
+                self._put_right(documents, drift)
         await drift.tell()
         self._reconciliation.everything_was_seen()
         self._changed = None
@@ -200,8 +205,12 @@ class Reconciler:
             changed = self._changed or ()
             portion = unknown[start : start + _PORTION]
             documents = [one.read() for one in portion if one.key not in changed]
-            with drift.noticed(documents):
-                self._reconciliation.reconcile(documents)
+            self._put_right(documents, drift)
+
+    def _put_right(self, documents: Sequence[AgentDocument], drift: Drift) -> None:
+        with drift.noticed(documents):
+            self._reconciliation.reconcile(documents)
+        self._followed.read(document.key for document in documents)
 
     async def _follow(self, watch: Watch) -> None:
         """Mark what changes, until the next full comparison is due."""
@@ -214,8 +223,8 @@ class Reconciler:
                 if self._changed is not None:
                     self._changed.add(key)
                 self._mark(key, operation)
-            self._position = watch.position
-            self._telemetry.stream_reached(self._position)
+            self._followed.reached(watch.position)
+            self._telemetry.stream_reached(self._followed.position)
 
     def reconsider(self, agent_id: str) -> None:
         """Look again at an agent whose slots have moved on, where its verdict depends on that."""
@@ -262,6 +271,7 @@ class Reconciler:
                     self._reading = {}
                 else:
                     pause = _SHORTEST_PAUSE
+                    self._followed.read(batch)
                     await self._apply(documents, batch)
                     self._reading = {}
                     continue
@@ -298,7 +308,8 @@ class Reconciler:
         Those that wait in line are looked at as far as they are read next.
         """
         firsts = [islice(waiting.values(), _BATCH) for waiting in self._waiting]
-        return monotonic() - min(chain.from_iterable(firsts), default=monotonic())
+        now = monotonic()
+        return now - min(chain.from_iterable(firsts), default=now)
 
     @property
     def verdicts(self) -> Verdicts:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from pymongo.errors import OperationFailure
 from service.adapters.mongo.agents import MongoAgents
 from service.adapters.mongo.client import Client
 from service.adapters.mongo.keys import id_of
+from service.adapters.mongo.replicas import MongoReplicas
+from service.adapters.mongo.stream import time_of
 from service.ports import Watch, WatchLost
 from tests.contract.test_agents import councilor
 
@@ -19,8 +22,14 @@ _NOT_PRIMARY, _HISTORY_LOST = 10_107, 286
 
 
 @pytest.fixture
-def agents(client: Client, database: str) -> MongoAgents:
-    return MongoAgents(client, database, "agents")
+def resumed() -> list[str]:
+    """The codes of errors after which the stream went on."""
+    return []
+
+
+@pytest.fixture
+def agents(client: Client, database: str, resumed: list[str]) -> MongoAgents:
+    return MongoAgents(client, database, "agents", resumed=resumed.append)
 
 
 async def told(watch: Watch, count: int) -> list[tuple[object, str]]:
@@ -60,6 +69,31 @@ async def test_changes_come_in_batches_not_one_by_one(
         assert max(sizes) > 100
 
 
+async def test_the_position_is_what_the_primary_has_written(
+    agents: MongoAgents, client: Client, database: str
+) -> None:
+    """The time in a resume token is nowhere documented: this pins where it is."""
+    documents = client[database]["agents"]
+    replicas = MongoReplicas(client, database)
+    async with agents.watch() as watch:
+        await documents.insert_one({"_id": 1})
+        written = (await replicas.server_state()).written_at
+        assert written is not None
+        assert await told(watch, 1) == [(1, "insert")]
+        async with asyncio.timeout(30):
+            while watch.position is None or watch.position < written:
+                await watch.changes()
+        now = (await replicas.server_state()).at
+        assert abs(now - watch.position) < timedelta(seconds=15)  # idle servers write each 10 s
+
+
+@pytest.mark.parametrize(
+    "token", [None, {}, {"_data": 7}, {"_data": ""}, {"_data": "83" + "00" * 8}, {"_data": "82ff"}]
+)
+def test_a_token_of_another_form_has_no_time(token: Mapping[str, Any] | None) -> None:
+    assert time_of(token) is None
+
+
 async def failing(client: Client, database: str, times: int, **data: object) -> None:
     """Let reads of the stream fail. Skips where the server is none for tests."""
     ns = f"{database}.agents"
@@ -80,7 +114,11 @@ async def failing(client: Client, database: str, times: int, **data: object) -> 
     ],
 )
 async def test_an_error_that_can_be_resumed_loses_nothing(
-    agents: MongoAgents, client: Client, database: str, fault: dict[str, object]
+    agents: MongoAgents,
+    client: Client,
+    database: str,
+    resumed: list[str],
+    fault: dict[str, object],
 ) -> None:
     documents = client[database]["agents"]
     async with agents.watch() as watch:
@@ -89,6 +127,7 @@ async def test_an_error_that_can_be_resumed_loses_nothing(
         await failing(client, database, 1, **fault)
         await documents.insert_many([{"_id": n} for n in range(2, 900)])
         assert await told(watch, 898) == [(n, "insert") for n in range(2, 900)]
+    assert resumed == [str(fault.get("errorCode", "network"))]
 
 
 async def test_an_error_that_cannot_be_resumed_loses_the_watch(

@@ -309,6 +309,31 @@ async def test_due_slot_stays_the_next_run_until_it_is_settled() -> None:
     assert table.fires.empty()
 
 
+async def test_a_slot_that_nobody_settles_is_overdue_unless_it_may_wait() -> None:
+    table, anchor = Table(), wall_clock() - timedelta(hours=1, minutes=1)
+    job = job_of(anchor)
+    assert job.spec is not None
+    may_wait = {
+        "q": replace(job.spec, overlap=Overlap.QUEUE_ONE),
+        "c": replace(job.spec, catch_up=CatchUp.ALL),
+    }
+    due_at = anchor + HOUR
+    async with table.jobs.firing(table.fires.put_nowait):
+        table.jobs.put(job)
+        for agent_id, spec in may_wait.items():
+            key = DocumentKey(agent_id.encode())
+            table.jobs.put(replace(job, key=key, agent_id=agent_id, spec=spec))
+
+        async def are_due() -> bool:
+            return table.fires.qsize() == 3
+
+        await eventually(are_due)
+    assert table.jobs.overdue(due_at) == 0, "it is not older than that"
+    assert table.jobs.overdue(due_at + MINUTE) == 1
+    table.jobs.settle("a", due_at)
+    assert table.jobs.overdue(due_at + MINUTE) == 0
+
+
 async def test_edit_drops_the_open_slot() -> None:
     table = Table()
     async with table.jobs.firing(table.fires.put_nowait):

@@ -5,18 +5,36 @@ import os
 import selectors
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from importlib.util import find_spec
 
 import pytest
 
-from service.loop import run_loop
+from service.loop import measure_lateness, run_loop
+from tests.steps import going
 
 if sys.platform != "linux":
     pytest.skip("other systems have the loop of the standard library", allow_module_level=True)
 
 from service.loop import FewAtOnce
+
+
+async def test_a_timer_that_had_to_wait_is_told_of() -> None:
+    told, is_enough = list[float](), asyncio.Event()
+
+    def tell(seconds: float) -> None:
+        told.append(seconds)
+        if len(told) == 1:  # block the loop for longer than until the next look
+            asyncio.get_running_loop().call_soon(time.sleep, 0.2)
+        else:
+            is_enough.set()
+
+    async with going(measure_lateness(tell, every_seconds=0.01)):
+        await is_enough.wait()
+    assert 0 <= told[0] < told[1]
+    assert told[1] >= 0.15
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Any, Never
 
 import pytest
@@ -21,6 +22,7 @@ from service.telemetry import Telemetry
 from tests.contract.test_agents import councilor
 from tests.fakes import NOON, FakeAgents, FakeClock, FakeJobTable, FakeStoredJobs, listed
 from tests.steps import eventually, going, turned, turned_until
+from tests.unit.test_telemetry import samples
 
 HALF_HOUR = timedelta(minutes=30)
 
@@ -34,6 +36,7 @@ class Side:
     health: Health = field(default_factory=Health)
     telemetry: Telemetry = field(default_factory=Telemetry)
     stored: FakeStoredJobs = field(default_factory=FakeStoredJobs)
+    resync_interval: timedelta = timedelta(hours=1)
 
     def __post_init__(self) -> None:
         self.agents = FakeAgents(self.clock)
@@ -47,7 +50,7 @@ class Side:
             self.health,
             self.clock,
             policy=SchedulePolicy(),
-            resync_interval=timedelta(hours=1),
+            resync_interval=self.resync_interval,
         )
 
     @asynccontextmanager
@@ -164,6 +167,53 @@ async def test_what_cannot_be_read_stays_dirty() -> None:
         assert side.jobs.jobs == {}
         side.agents.outage.is_on = False
         await wait_for(side, "scout")
+
+
+async def test_the_queue_tells_since_when_it_waits_however_often_reading_fails() -> None:
+    side = Side()
+    async with side.running():
+        assert metric(side, "queue_oldest_age_seconds") == 0
+        side.agents.outage.is_on = True
+        side.agents.change(1, councilor())
+        await turned_until(lambda: metric(side, "database_retries_total"))
+        failed_at = monotonic()
+        side.agents.change(1, councilor(value="20m"))
+
+        async def has_failed_again() -> bool:
+            return metric(side, "database_retries_total") > 2
+
+        await eventually(has_failed_again)
+        least = monotonic() - failed_at
+        assert metric(side, "queue_oldest_age_seconds") >= least
+        assert metric(side, "queue_depth") == 1
+        assert metric(side, "queue_adds_total") == metric(side, "queue_coalesced_total") == 1
+        side.agents.outage.is_on = False
+        await wait_for(side, "scout")
+        await turned()
+        assert metric(side, "queue_depth") == metric(side, "queue_oldest_age_seconds") == 0
+
+
+async def test_who_has_no_job_is_counted_until_that_is_mended() -> None:
+    side = Side()
+    side.agents.change(1, councilor())
+    async with side.running():
+        side.agents.change(2, councilor(value="20m"))
+        side.agents.change(3, {**councilor(), "agent_id": ""})
+        await turned_until(lambda: metric(side, "documents_without_job") == 2)
+        side.agents.change(2, councilor("other"))
+        await turned_until(lambda: metric(side, "documents_without_job") == 1)
+        del side.agents.collection[key_of(3)]  # no event tells of it
+        side.agents.lose_watch("286")
+
+        async def is_none_left() -> bool:
+            return metric(side, "documents_without_job") == 0
+
+        await eventually(is_none_left)
+
+
+def metric(side: Side, name: str) -> float:
+    (value,) = samples(side.telemetry)[name].values()
+    return value
 
 
 async def test_one_document_that_breaks_our_code_harms_no_other() -> None:

@@ -16,7 +16,13 @@ from typing import Any
 
 from bson.timestamp import Timestamp
 from motor.motor_asyncio import AsyncIOMotorClientSession, AsyncIOMotorDatabase
-from pymongo.errors import ConnectionFailure, NetworkTimeout, OperationFailure, PyMongoError
+from pymongo.errors import (
+    ConnectionFailure,
+    NetworkTimeout,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+)
 
 from service.adapters.mongo.client import Client, translated
 from service.adapters.mongo.keys import LENIENT
@@ -121,7 +127,7 @@ class Stream:
                 if isinstance(error, NetworkTimeout):
                     await self._try_other_connections()
                 await self._resume()
-                self._resumed(code_of(error))
+                self._resumed(_code_of(error))
         events, self._waiting = self._waiting, ()
         return events
 
@@ -214,9 +220,12 @@ def time_of(token: Mapping[str, Any] | None) -> datetime | None:
     return datetime.fromtimestamp(int(data[2:10], 16), UTC)
 
 
-def code_of(error: PyMongoError) -> str:
-    """What a metric calls an error of the stream."""
-    code = error.code if isinstance(error, OperationFailure) else None
+def _code_of(error: ConnectionFailure | OperationFailure) -> str:
+    """The server's code, also where the driver takes it for a broken connection."""
+    if isinstance(error, OperationFailure):
+        return str(error.code)
+    details = error.details if isinstance(error, NotPrimaryError) else None
+    code = details.get("code") if isinstance(details, Mapping) else None
     return str(code) if code else "network"
 
 

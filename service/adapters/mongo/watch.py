@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from bson.timestamp import Timestamp
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from service.adapters.mongo.client import Client, translation_of
 from service.adapters.mongo.keys import key_of
-from service.adapters.mongo.stream import Event, Stream, Watched, code_of
+from service.adapters.mongo.stream import Event, Stream, Watched
 from service.domain.jobs import Listed
 from service.ports import Changed, Misconfigured, WatchLost
 
@@ -174,4 +174,5 @@ def _loss(error: PyMongoError) -> WatchLost | Misconfigured:
     translation = translation_of(error)
     if isinstance(translation, Misconfigured):
         return translation
-    return WatchLost(code_of(error), str(translation))
+    code = error.code if isinstance(error, OperationFailure) else None
+    return WatchLost(str(code) if code else "network", str(translation))
