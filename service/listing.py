@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, cast
 
 from service.domain.councilor import SchedulePolicy
@@ -14,7 +15,16 @@ from service.ports import Agents, Ledger, LedgerRow
 
 Item = dict[str, object]
 
-SORTS = ("agent_id", "name", "next_run_time")
+
+class Sort(StrEnum):
+    """The orders in which councilors are shown."""
+
+    AGENT_ID = "agent_id"
+    NAME = "name"
+    NEXT_RUN_TIME = "next_run_time"
+
+
+SORTS: tuple[str, ...] = tuple(Sort)
 MOST_ITEMS = 500
 _RECENT = 20
 
@@ -48,7 +58,7 @@ async def page_of(
 ) -> Page:
     """One page of these jobs, with what documents and ledger say. Raises Unavailable."""
     # In a thread, where timers are kept meanwhile: of 100,000 jobs it takes a while.
-    chosen = await asyncio.to_thread(_chosen, jobs, query)
+    chosen = await asyncio.to_thread(chosen_of, jobs, query)
     start = 0
     if query.after is not None:
         places = (place for place, job in enumerate(chosen) if job.agent_id == query.after)
@@ -62,7 +72,8 @@ async def page_of(
     return Page(items, len(chosen), None if is_last or not shown else shown[-1].agent_id)
 
 
-def _chosen(jobs: Sequence[Job], query: Query) -> list[Job]:
+def chosen_of(jobs: Sequence[Job], query: Query) -> list[Job]:
+    """All the jobs that a query asks for, in its order, whatever its page is."""
     text = query.text.casefold()
     chosen = [
         job
@@ -70,7 +81,7 @@ def _chosen(jobs: Sequence[Job], query: Query) -> list[Job]:
         if (query.state is None or job.state is query.state)
         and (text in job.agent_id.casefold() or text in job.name.casefold())
     ]
-    chosen.sort(key=_ORDERS[query.sort])
+    chosen.sort(key=_ORDERS[Sort(query.sort)])
     return chosen
 
 
@@ -173,7 +184,7 @@ def _by_next_run(job: Job) -> tuple[bool, float, str]:
 
 
 _ORDERS = {
-    "agent_id": lambda job: (job.agent_id,),
-    "name": lambda job: (job.name.casefold(), job.agent_id),
-    "next_run_time": _by_next_run,
+    Sort.AGENT_ID: lambda job: (job.agent_id,),
+    Sort.NAME: lambda job: (job.name.casefold(), job.agent_id),
+    Sort.NEXT_RUN_TIME: _by_next_run,
 }

@@ -1,0 +1,1 @@
+"""Log events as lines for a person who reads along."""
