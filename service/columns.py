@@ -34,8 +34,12 @@ class Row:
 
 
 def widths_in(columns: Sequence[Column], wanted: Sequence[int], room: int) -> Widths:
-    """How wide each column may be where it would be as wide as is `wanted`; None: left out."""
-    shown = set(range(len(columns)))
+    """How wide each column may be where it would be as wide as is `wanted`; None: left out.
+
+    One that wants nothing and may go, goes.
+    """
+    shown = {place for place, column in enumerate(columns) if wanted[place] or not column.goes}
+    wanted = [wish or len(column.title) for column, wish in zip(columns, wanted, strict=True)]
     least = [min(column.least, wish) for column, wish in zip(columns, wanted, strict=True)]
     while _total([least[place] for place in shown]) > room:
         going = [place for place in shown if columns[place].goes]
@@ -66,10 +70,13 @@ def _total(widths: Iterable[int]) -> int:
 
 
 def wanted_by(columns: Sequence[Column], rows: Sequence[Row], room: int) -> Sequence[int]:
-    """The widest cell of each column, its title included, and never more than there is room."""
+    """The widest cell of each column, or its title; 0 where it has nothing to say."""
+    widest = [
+        max((row.cells[place].cell_len for row in rows), default=0) for place in range(len(columns))
+    ]
     return [
-        min(room, max((len(column.title), *(row.cells[place].cell_len for row in rows))))
-        for place, column in enumerate(columns)
+        min(room, max(width, len(column.title))) if width else 0
+        for width, column in zip(widest, columns, strict=True)
     ]
 
 

@@ -8,8 +8,8 @@ from enum import StrEnum
 from typing import Any, cast
 
 from service.domain.councilor import SchedulePolicy
-from service.domain.jobs import Absence, AgentDocument, Job, JobState, StoredJob
-from service.domain.planning import desired_job, past_of, skipped_slot_of
+from service.domain.jobs import Absence, AgentDocument, Desired, Job, JobState, StoredJob
+from service.domain.planning import contested, desired_job, past_of, skipped_slot_of
 from service.domain.verdict import SHOWN_RUNS, error_of, explanation_of, upcoming_slots
 from service.ports import Agents, Ledger, LedgerRow
 
@@ -121,22 +121,29 @@ def jobs_of(
     policy: SchedulePolicy,
     now: datetime,
 ) -> list[Job]:
-    """The jobs as they follow from documents and `apscheduler_jobs`, where no service is asked."""
-    return [job for document in documents if (job := _job_of(document, stored, policy, now))]
+    """The jobs as they follow from documents and `apscheduler_jobs`, where no service is asked.
+
+    Of several documents with one `agent_id` the smallest `_id` has it, and the others are invalid.
+    """
+    taken: set[str] = set()
+    jobs: list[Job] = []
+    for document in sorted(documents, key=lambda document: document.key):
+        desired = desired_job(document, policy)
+        if isinstance(desired, Absence) or desired.agent_id is None:
+            continue
+        wanted = contested(desired) if desired.agent_id in taken else desired
+        taken.add(desired.agent_id)
+        jobs.append(_job_of(document, wanted, stored, now))
+    return jobs
 
 
 def _job_of(
-    document: AgentDocument,
-    stored: Mapping[str, StoredJob],
-    policy: SchedulePolicy,
-    now: datetime,
-) -> Job | None:
-    desired = desired_job(document, policy)
-    if isinstance(desired, Absence) or desired.agent_id is None:
-        return None
+    document: AgentDocument, desired: Desired, stored: Mapping[str, StoredJob], now: datetime
+) -> Job:
+    assert desired.agent_id is not None
     row = stored.get(desired.agent_id)
     past = past_of((document.fields or {}).get("councilor_status"), row, desired)
-    next_run_at = row.next_run_at if row is not None else None
+    next_run_at = row.next_run_at if row is not None and desired.spec is not None else None
     return Job(
         key=desired.key,
         agent_id=desired.agent_id,

@@ -98,11 +98,11 @@ AgentId = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
-def instant_argument(text: str) -> datetime:
-    """An ISO-8601 instant, in UTC where it names no zone."""
+def instant_argument(text: str, also: str = "") -> datetime:
+    """An ISO-8601 instant, in UTC where it names no zone; `also` says what else may be written."""
     instant = instant_from(text)
     if instant is None or not 1970 <= instant.year <= 3000:
-        raise typer.BadParameter(f'"{text}" is not an instant such as 2026-11-23T09:00:00Z')
+        raise typer.BadParameter(f'"{text}" is not an instant such as 2026-11-23T09:00:00Z{also}')
     return instant
 
 
@@ -153,6 +153,12 @@ def unknown_among(agent_id: str, known: Iterable[str]) -> ServiceError:
     return ServiceError(
         f"there is no agent {agent_id}" + (f"; did you mean {meant}?" if meant else "")
     )
+
+
+def silence_of(error: ServiceError) -> str:
+    """What is said of a database that does not answer, in one line."""
+    trouble = " ".join(str(error).split(" (configured timeouts")[0].split())
+    return f"MongoDB does not answer: {trouble}"
 
 
 def leave_at_once(code: int) -> NoReturn:

@@ -26,8 +26,8 @@ def agent_ids_for(incomplete: str) -> list[str]:
     # A thread that nobody waits for: looking a name up, say, has no limit that we could set.
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
-    thread.join(_PATIENCE.total_seconds() * 1.2)
-    return [agent_id for agent_id in found if is_safe(agent_id)]
+    thread.join(_PATIENCE.total_seconds())
+    return [agent_id for agent_id in dict.fromkeys(found) if is_safe(agent_id)]
 
 
 def is_safe(agent_id: str) -> bool:

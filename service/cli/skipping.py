@@ -27,7 +27,7 @@ class Skipping:
         clock: Clock,
         *,
         keeps_for: timedelta | None,
-        patience: timedelta = timedelta(seconds=10),
+        patience: timedelta = timedelta(seconds=5),
     ) -> None:
         self._agents = agents
         self._ledger = ledger
@@ -55,11 +55,12 @@ class Skipping:
         return Edit("next_skipped", _said_of(agent, None), {SKIP_NEXT: True})
 
     async def confirmed(self, agent: Agent) -> str | None:
-        """Which slot is left out now, once the service says so; None where it says nothing."""
+        """Which slot is left out now, as the service says; None where it has nothing to say."""
         if agent.state != JobState.SCHEDULED:
             return None
         slot = await self._skipped_slot(agent.agent_id, is_wanted=True)
-        return None if slot is None else _said_of(agent, slot)
+        doubt = "" if slot is not None else ", once a scheduler has seen it: none has yet"
+        return f"{_said_of(agent, slot)}{doubt}"
 
     async def _require_settled(self, agent_id: str, slot: datetime) -> None:
         """Raise ServiceError while the slot may still start, were the flag taken away."""
@@ -90,6 +91,7 @@ class Skipping:
 def _said_of(agent: Agent, slot: datetime | None) -> str:
     if slot is not None:
         return f"the slot of {instant(slot)} UTC is left out"
-    if agent.state == JobState.PAUSED:
-        return "the first slot after it is resumed is left out"
-    return "the next slot is left out"
+    if agent.state == JobState.SCHEDULED:
+        return "the next slot is left out"
+    mended = "resumed" if agent.state == JobState.PAUSED else "mended"
+    return f"the first slot after it is {mended} is left out"

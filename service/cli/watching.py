@@ -16,13 +16,21 @@ from rich.text import Text
 
 from service.app import Stores, wall_clock
 from service.cells import instant, text
-from service.cli.common import FINE, PROGRAM, duration_argument, leave_at_once, with_stores
+from service.cli.common import (
+    FINE,
+    PROGRAM,
+    duration_argument,
+    leave_at_once,
+    silence_of,
+    with_stores,
+)
 from service.domain.interval import interval_text
 from service.ports import Clock, ServiceError
 from service.settings import Settings
 from service.tables import console
 
 _TICK = timedelta(seconds=1)
+_NO_ANSWER = "MongoDB has not answered yet"
 
 Watched = Annotated[
     bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C; not with --json.")
@@ -80,22 +88,26 @@ async def watch(
     It says then since when, each second.
     """
     view, seen_at, trouble = first, clock(), ""
+
+    def shown(trouble: str) -> None:
+        now = clock()
+        title = f"{name} · {instant(now)} UTC · every {interval_text(every)} · Ctrl-C ends"
+        show(Screen(title, view, trouble and _since(trouble, seen_at, now)))
+
     while True:
-        title = f"{name} · {instant(clock())} UTC · every {interval_text(every)} · Ctrl-C ends"
-        show(Screen(title, view, trouble and _since(trouble, seen_at, clock())))
+        shown(trouble)
         await asyncio.sleep(every.total_seconds())
         looking = asyncio.create_task(_seen(look), name="look")
         try:
             while not (await asyncio.wait([looking], timeout=_TICK.total_seconds()))[0]:
-                said = _since(trouble or "no answer yet", seen_at, clock())
-                show(Screen(title, view, said))
+                shown(trouble or _NO_ANSWER)
         finally:
             looking.cancel()
         match looking.result():
             case View() as seen:
                 view, seen_at, trouble = seen, clock(), ""
             case ServiceError() as error:
-                trouble = str(error)
+                trouble = silence_of(error)
 
 
 async def _seen(look: Look) -> View | ServiceError:
@@ -107,7 +119,7 @@ async def _seen(look: Look) -> View | ServiceError:
 
 def _since(trouble: str, seen_at: datetime, now: datetime) -> str:
     away = interval_text(now - seen_at)
-    return f"MongoDB does not answer: {' '.join(trouble.split())} (last seen {away} ago)"
+    return f"{trouble} (last seen {away} ago)"
 
 
 def run_watch(

@@ -125,7 +125,7 @@ def _instant_to_come(text: str, now: datetime) -> datetime:
     try:
         instant = (now + interval_from(text)).replace(microsecond=0)
     except ScheduleError:
-        instant = instant_argument(text)
+        instant = instant_argument(text, " nor an interval such as 2h")
     if instant <= now:
         raise typer.BadParameter(f'"{text}" is over already')
     return instant
@@ -199,9 +199,12 @@ def _edit(agent_id: str, decide: Decide, confirm: Confirm | None = None, *, as_j
         found = await stores.agents.find([agent_id])
         if not found:
             raise await unknown_agent(stores, agent_id)
+        if len(found) > 1:  # one of them is scheduled, and an update may meet another
+            raise ServiceError(
+                f"{len(found)} documents have the agent_id {agent_id}: give each one of its own"
+            )
         policy = schedule_policy(settings)
-        # Of several, the one with the smallest `_id` has the id (DESIGN decision 3).
-        agent = agent_in(agent_id, min(found, key=lambda document: document.key), policy)
+        agent = agent_in(agent_id, found[0], policy)
         edit = await decide(agent, stores)
         if edit.changes and not await stores.agents.edit(agent_id, edit.changes):
             raise await unknown_agent(stores, agent_id)
