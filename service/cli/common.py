@@ -148,8 +148,10 @@ async def unknown_agent(stores: Stores, agent_id: str) -> ServiceError:
 def unknown_among(agent_id: str, known: Iterable[str]) -> ServiceError:
     """The same, where the others are known."""
     by_fold = {other.casefold(): other for other in known if len(other) <= _LONGEST_ID}
-    likely = get_close_matches(agent_id[:_LONGEST_ID].casefold(), by_fold, n=3)
-    meant = " or ".join(by_fold[fold] for fold in likely)
+    fold = agent_id[:_LONGEST_ID].casefold()
+    longer = [other for other in by_fold if other.startswith(fold)]
+    likely = longer[:3] or get_close_matches(fold, by_fold, n=3, cutoff=0.7)
+    meant = " or ".join(by_fold[other] for other in likely)
     return ServiceError(
         f"there is no agent {agent_id}" + (f"; did you mean {meant}?" if meant else "")
     )

@@ -29,7 +29,6 @@ from service.ports import Clock, ServiceError
 from service.settings import Settings
 from service.tables import console
 
-_TICK = timedelta(seconds=1)
 _NO_ANSWER = "MongoDB has not answered yet"
 
 Watched = Annotated[
@@ -81,11 +80,18 @@ def _lines(lines: Sequence[Sequence[Segment]]) -> RenderResult:
 
 
 async def watch(
-    name: str, first: View, look: Look, show: Show, clock: Clock, *, every: timedelta
+    name: str,
+    first: View,
+    look: Look,
+    show: Show,
+    clock: Clock,
+    *,
+    every: timedelta,
+    tick: timedelta = timedelta(seconds=1),
 ) -> NoReturn:
     """Show a view and look again, for ever; while nothing is seen, the last view stays.
 
-    It says then since when, each second.
+    It says then since when, with each `tick`.
     """
     view, seen_at, trouble = first, clock(), ""
 
@@ -99,7 +105,7 @@ async def watch(
         await asyncio.sleep(every.total_seconds())
         looking = asyncio.create_task(_seen(look), name="look")
         try:
-            while not (await asyncio.wait([looking], timeout=_TICK.total_seconds()))[0]:
+            while not (await asyncio.wait([looking], timeout=tick.total_seconds()))[0]:
                 shown(trouble or _NO_ANSWER)
         finally:
             looking.cancel()
