@@ -61,3 +61,15 @@ class Inquiry:
             return await self._agents.find([agent_id])
         found = await self._agents.read([job.key])
         return [document for document in found if document.fields is not None]
+
+
+def explained(agent_id: str, found: Why) -> dict[str, object]:
+    """An explanation as CONTRACT section 8 has it."""
+    return {
+        "agent_id": agent_id,
+        "slot": found.slot,
+        "outcome": found.fate.value,
+        "reason": found.reason,
+        "text": found.text,
+        "execution": found.row,
+    }

@@ -4,21 +4,32 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from time import monotonic
 from typing import Any, cast
 
 from service.domain.councilor import SchedulePolicy
-from service.domain.jobs import Absence, AgentDocument, Job, JobState, StoredJob
-from service.domain.planning import desired_job, past_of, skipped_slot_of
+from service.domain.jobs import Absence, AgentDocument, Desired, Job, JobState, StoredJob
+from service.domain.planning import contested, desired_job, past_of, skipped_slot_of
 from service.domain.severity import Severity
 from service.domain.verdict import SHOWN_RUNS, error_of, explanation_of, upcoming_slots
 from service.ports import Agents, Clock, History, HistoryQuery, LedgerRow
 
 Item = dict[str, object]
 
-_FIELDS = ("agent_id", "name", "next_run_time")
-SORTS = (*_FIELDS, *(f"-{name}" for name in _FIELDS))
-"""Orders of a list; with `-`, the other way round."""
+
+class Sort(StrEnum):
+    """The orders in which councilors are shown; with `-`, the other way round."""
+
+    AGENT_ID = "agent_id"
+    NAME = "name"
+    NEXT_RUN_TIME = "next_run_time"
+    AGENT_ID_REVERSED = "-agent_id"
+    NAME_REVERSED = "-name"
+    NEXT_RUN_TIME_REVERSED = "-next_run_time"
+
+
+SORTS: tuple[str, ...] = tuple(Sort)
 MOST_ITEMS = 500
 MOST_RUNS = 60
 """Rows that each item of a list may show."""
@@ -149,8 +160,8 @@ def chosen_of(jobs: Sequence[Job], query: Query) -> list[Job]:
         and (text in job.agent_id.casefold() or text in job.name.casefold())
     ]
     order = query.sort.removeprefix("-")
-    chosen.sort(key=_ORDERS[order], reverse=query.sort != order)
-    if order == "next_run_time":  # what has none comes last, either way
+    chosen.sort(key=_ORDERS[Sort(order)], reverse=query.sort != order)
+    if order == Sort.NEXT_RUN_TIME:  # what has none comes last, either way
         chosen.sort(key=lambda job: job.next_run_at is None)
     return chosen
 
@@ -161,22 +172,29 @@ def jobs_of(
     policy: SchedulePolicy,
     now: datetime,
 ) -> list[Job]:
-    """The jobs as they follow from documents and `apscheduler_jobs`, where no service is asked."""
-    return [job for document in documents if (job := _job_of(document, stored, policy, now))]
+    """The jobs as they follow from documents and `apscheduler_jobs`, where no service is asked.
+
+    Of several documents with one `agent_id` the smallest `_id` has it, and the others are invalid.
+    """
+    taken: set[str] = set()
+    jobs: list[Job] = []
+    for document in sorted(documents, key=lambda document: document.key):
+        desired = desired_job(document, policy)
+        if isinstance(desired, Absence) or desired.agent_id is None:
+            continue
+        wanted = contested(desired) if desired.agent_id in taken else desired
+        taken.add(desired.agent_id)
+        jobs.append(_job_of(document, wanted, stored, now))
+    return jobs
 
 
 def _job_of(
-    document: AgentDocument,
-    stored: Mapping[str, StoredJob],
-    policy: SchedulePolicy,
-    now: datetime,
-) -> Job | None:
-    desired = desired_job(document, policy)
-    if isinstance(desired, Absence) or desired.agent_id is None:
-        return None
+    document: AgentDocument, desired: Desired, stored: Mapping[str, StoredJob], now: datetime
+) -> Job:
+    assert desired.agent_id is not None
     row = stored.get(desired.agent_id)
     past = past_of((document.fields or {}).get("councilor_status"), row, desired)
-    next_run_at = row.next_run_at if row is not None else None
+    next_run_at = row.next_run_at if row is not None and desired.spec is not None else None
     return Job(
         key=desired.key,
         agent_id=desired.agent_id,
@@ -225,7 +243,7 @@ def _by_next_run(job: Job) -> tuple[bool, float, str]:
 
 
 _ORDERS = {
-    "agent_id": lambda job: (job.agent_id,),
-    "name": lambda job: (job.name.casefold(), job.agent_id),
-    "next_run_time": _by_next_run,
+    Sort.AGENT_ID: lambda job: (job.agent_id,),
+    Sort.NAME: lambda job: (job.name.casefold(), job.agent_id),
+    Sort.NEXT_RUN_TIME: _by_next_run,
 }

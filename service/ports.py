@@ -346,6 +346,8 @@ class HistoryQuery:
     after: str | None = None
     status: Status | None = None
     severity: Severity | None = None
+    is_whole: bool = False
+    """Whether long texts are shown to their ends."""
 
 
 class UnknownRow(ServiceError):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ import orjson
 import stamina
 import structlog
 
+from service.console import TIME_FORMAT, LinesForPeople, has_colours
 from service.domain.config import Problem
 from service.domain.digest import Message
 from service.domain.execution import (
@@ -44,24 +46,19 @@ _OUTCOMES = {Claim.WON: "started", Claim.TAKEN: "lost_race", Claim.OVERLAPS: "ov
 def configure_logging(style: str, level: str, stream: TextIO | None = None) -> None:
     """Send log events to `stream` (default: standard output): JSON lines, or for people.
 
-    `style` is `json`, `console` or `auto`: console where the stream is a terminal.
+    `style` is `json`, `console` or `auto`: console where the stream is a terminal. Colours are for
+    terminals only, unless NO_COLOR or FORCE_COLOR say otherwise.
     """
     target = stream or sys.stdout
     if style == "auto":
         style = "console" if target.isatty() else "json"
-    processors: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    if style == "json":
-        processors += [_TRACEBACKS, structlog.processors.JSONRenderer(serializer=_json)]
-    else:
-        plain = structlog.dev.plain_traceback
-        processors.append(
-            structlog.dev.ConsoleRenderer(colors=target.isatty(), exception_formatter=plain)
-        )
+    to_json = [_TRACEBACKS, structlog.processors.JSONRenderer(serializer=_json)]
     structlog.configure(
-        processors=processors,
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper("iso" if style == "json" else TIME_FORMAT, utc=True),
+            *(to_json if style == "json" else _for_people(target)),
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(target),
         # Standard output stays what it is; a stream of a test's is another the next time.
@@ -70,6 +67,11 @@ def configure_logging(style: str, level: str, stream: TextIO | None = None) -> N
     _route_library_logs(level)
     # Retries are told of where they matter: `watch_lost`, `database_unavailable`.
     stamina.instrumentation.set_on_retry_hooks([])
+
+
+def _for_people(target: TextIO) -> list[Any]:
+    lines = LinesForPeople(is_coloured=has_colours(os.environ, is_terminal=target.isatty()))
+    return [structlog.processors.format_exc_info, lines]
 
 
 def _json(event: Any, **options: Any) -> str:

@@ -486,7 +486,8 @@ class FakeLedger:
             if query.after not in ids:
                 raise UnknownRow(query.after)
             rows = rows[ids.index(query.after) + 1 :]
-        return [_preview(row) for row in rows[: query.limit]]
+        look = _shown if query.is_whole else _preview
+        return [look(row) for row in rows[: query.limit]]
 
     async def row(self, agent_id: str, execution_id: str) -> LedgerRow | None:
         self.outage.check()

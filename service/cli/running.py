@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +14,7 @@ from pydantic import SecretStr
 from service.adapters import embedded
 from service.adapters.mongo.replica_set import initiate
 from service.app import Stop, mongodb_url, serve
-from service.cli.common import FAILED, cli
-from service.domain.interval import ScheduleError, interval_from
+from service.cli.common import FAILED, RUN, cli, duration_argument, examples
 from service.loop import run_loop
 from service.ports import ServiceError
 from service.settings import Settings, settings_from_environment, unknown_variables
@@ -25,7 +23,10 @@ from service.telemetry import configure_logging
 log = structlog.get_logger()
 
 
-@cli.command()
+@cli.command(
+    rich_help_panel=RUN,
+    epilog=examples("run", "run --embedded --log-format console"),
+)
 def run(
     is_embedded: Annotated[
         bool, typer.Option("--embedded", help="Start a local mongod as a replica set of one.")
@@ -37,7 +38,10 @@ def run(
         str | None, typer.Option(help="auto, console or json; wins over SCHEDULER_LOG_FORMAT.")
     ] = None,
 ) -> None:
-    """Run the scheduler until SIGTERM or Ctrl-C."""
+    """Run the scheduler until SIGTERM or Ctrl-C.
+
+    Needs MONGODB_URL, or --embedded, and calls CONDUCTOR_API_URL. A second signal ends it at once.
+    """
     chosen = {"scheduler_log_format": log_format} if log_format is not None else {}
     settings = settings_from_environment(**chosen)
     configure_logging(settings.scheduler_log_format, settings.scheduler_log_level)
@@ -93,20 +97,13 @@ def _stop_on_signals(stop: Stop) -> None:
         loop.add_signal_handler(name, stop_or_exit)
 
 
-@cli.command()
+@cli.command(rich_help_panel=RUN, epilog=examples("demo --for 60s"))
 def demo(
     run_for: Annotated[
         str | None, typer.Option("--for", metavar="60s", help="End after this long.")
     ] = None,
 ) -> None:
-    """Show it all: a local MongoDB, a stand-in Conductor, and a writer that changes documents."""
+    """Show it all: a local MongoDB, a stand-in Conductor, a writer that changes documents."""
     from service.demo.story import tell  # noqa: PLC0415 the service itself does not need it
 
-    run_loop(tell(_duration(run_for) if run_for is not None else None))
-
-
-def _duration(text: str) -> timedelta:
-    try:
-        return interval_from(text)
-    except ScheduleError as error:
-        raise typer.BadParameter(f"{error}: {error.hint}") from error
+    run_loop(tell(duration_argument(run_for) if run_for is not None else None))

@@ -1,6 +1,7 @@
 """Commands that update a document, as any writer would, or tell MongoDB what writers may write."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -9,26 +10,63 @@ from service import tables
 from service.adapters.mongo.client import Client
 from service.adapters.mongo.validator import install
 from service.app import Stores, schedule_policy, wall_clock
-from service.cli.common import AgentId, cli, with_client, with_stores
+from service.cli.common import (
+    CHECK,
+    WRITE,
+    AgentId,
+    AsJson,
+    cli,
+    examples,
+    instant_argument,
+    unknown_agent,
+    utf8,
+    with_client,
+    with_stores,
+)
+from service.cli.edits import (
+    Agent,
+    Edit,
+    agent_in,
+    asking_for_run,
+    demoting,
+    edited,
+    pausing,
+    promoting,
+    resuming,
+    told_of,
+)
+from service.cli.skipping import Skipping
 from service.domain.councilor import InvalidCouncilor, parse_councilor
 from service.domain.document_schema import agents_validator
+from service.domain.execution import Status
+from service.domain.interval import ScheduleError, interval_from
 from service.ports import ServiceError
 from service.settings import Settings, settings_from_environment
 
+Decide = Callable[[Agent, Stores], Awaitable[Edit]]
+Confirm = Callable[[Agent, Stores], Awaitable[str | None]]
 
-@cli.command()
+
+@cli.command(
+    rich_help_panel=WRITE,
+    epilog=examples(
+        'promote scout --every 30m --prompt "Look around"',
+        'promote scout --cron "0 9 * * 1" --prompt "Look around"',
+    ),
+)
 def promote(
     agent_id: AgentId,
-    prompt: Annotated[str, typer.Option(help="What the agent shall do.")],
+    prompt: Annotated[str, typer.Option(help="What the agent shall do.", callback=utf8)],
     every: Annotated[str | None, typer.Option(metavar="30m", help="An interval.")] = None,
     cron: Annotated[str | None, typer.Option(metavar='"0 9 * * 1"', help="Five fields.")] = None,
     timezone: Annotated[str | None, typer.Option(help="IANA zone of a cron.")] = None,
-    name: Annotated[str | None, typer.Option(help="The name of the task.")] = None,
-    title: Annotated[str | None, typer.Option(help="The councilor's title.")] = None,
+    name: Annotated[str | None, typer.Option(help="The name of the task.", callback=utf8)] = None,
+    title: Annotated[str | None, typer.Option(help="The councilor's title.", callback=utf8)] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make an agent a councilor: it runs PROMPT again and again.
 
-    Of one that is a councilor already, only what is given changes.
+    Of one that is a councilor already, only what is given changes; a paused one runs again.
     """
     if (every is None) == (cron is None):
         raise typer.BadParameter("give either --every or --cron")
@@ -48,43 +86,142 @@ def promote(
     chosen |= {f"schedule.{field}": value for field, value in config["schedule"].items()}
     parts = {f"councilor_config.{path}": value for path, value in chosen.items() if value}
 
-    async def promoted(stores: Stores, _: Settings) -> None:
-        documents = await stores.agents.find([agent_id])
-        is_there = bool(documents) and _has_config(documents[0].fields or {})
-        changes = {"is_councilor": True, **parts} if is_there else whole
-        if not await stores.agents.edit(agent_id, changes):
-            raise ServiceError(f"there is no agent {agent_id}")
+    async def decide(agent: Agent, _: Stores) -> Edit:
+        return promoting(agent, whole, parts)
 
-    with_stores(promoted)
-    typer.echo(f"{agent_id}: promoted")
+    _edit(agent_id, decide, as_json=as_json)
 
 
-def _has_config(fields: Mapping[str, object]) -> bool:
-    config = fields.get("councilor_config")
-    if not isinstance(config, Mapping) or not fields.get("is_councilor"):
-        return False
-    return all(isinstance(config.get(part), Mapping) for part in ("schedule", "task"))
+@cli.command(
+    rich_help_panel=WRITE,
+    epilog=examples(
+        "pause coverage-scout",
+        "pause coverage-scout --until 2h",
+        "pause coverage-scout --until 2027-01-04T09:00:00+01:00",
+    ),
+)
+def pause(
+    agent_id: AgentId,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INSTANT",
+            help="When it goes on by itself: ISO-8601, UTC where it names no zone; or 2h from now.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a councilor's slots pass, until it is resumed or until an instant."""
+    end = _instant_to_come(until, wall_clock()) if until is not None else None
+
+    async def decide(agent: Agent, _: Stores) -> Edit:
+        return pausing(agent, end)
+
+    _edit(agent_id, decide, as_json=as_json)
 
 
-@cli.command()
-def pause(agent_id: AgentId) -> None:
-    """Let a councilor's slots pass until it is resumed."""
-    _edit_councilor(agent_id, {"councilor_config.schedule.enabled": False}, "paused")
+def _instant_to_come(text: str, now: datetime) -> datetime:
+    """An instant, or an interval from now, to the second."""
+    try:
+        instant = (now + interval_from(text)).replace(microsecond=0)
+    except ScheduleError:
+        instant = instant_argument(text, " nor an interval such as 2h")
+    if instant <= now:
+        raise typer.BadParameter(f'"{text}" is over already')
+    return instant
 
 
-@cli.command()
-def resume(agent_id: AgentId) -> None:
+@cli.command(rich_help_panel=WRITE, epilog=examples("resume coverage-scout"))
+def resume(agent_id: AgentId, as_json: AsJson = False) -> None:
     """Let a paused councilor run again, from its next slot on."""
-    _edit_councilor(agent_id, {"councilor_config.schedule.enabled": True}, "resumed")
+
+    async def decide(agent: Agent, _: Stores) -> Edit:
+        return resuming(agent, wall_clock())
+
+    _edit(agent_id, decide, as_json=as_json)
 
 
-@cli.command("run-now")
-def run_now(agent_id: AgentId) -> None:
-    """Ask for one run, whatever the schedule says."""
-    _edit_councilor(agent_id, {"councilor_run_requested_at": wall_clock()}, "asked for a run")
+@cli.command("run-now", rich_help_panel=WRITE, epilog=examples("run-now coverage-scout"))
+def run_now(agent_id: AgentId, as_json: AsJson = False) -> None:
+    """Ask for one run, whatever the schedule says.
+
+    A paused councilor runs, too; during a run, this one waits for its end.
+    """
+
+    async def decide(agent: Agent, stores: Stores) -> Edit:
+        latest = (await stores.history.latest([agent_id])).get(agent_id)
+        is_running = latest is not None and latest.fields.get("status") == Status.RUNNING
+        is_anybody_there = bool(await stores.replicas.alive())
+        return asking_for_run(
+            agent, wall_clock(), is_running=is_running, is_anybody_there=is_anybody_there
+        )
+
+    _edit(agent_id, decide, as_json=as_json)
 
 
-@cli.command()
+@cli.command("skip-next", rich_help_panel=WRITE, epilog=examples("skip-next coverage-scout"))
+def skip_next(agent_id: AgentId, as_json: AsJson = False) -> None:
+    """Leave out the next slot, once.
+
+    Waits some seconds for the scheduler, which has to clear the mark of a slot that was left out
+    before, and to say which slot it is now.
+    """
+
+    settings = settings_from_environment()
+    policy, keeps_for = schedule_policy(settings), settings.scheduler_execution_ttl
+
+    def skipping(stores: Stores) -> Skipping:
+        return Skipping(stores.agents, stores.history, policy, wall_clock, keeps_for=keeps_for)
+
+    async def decide(agent: Agent, stores: Stores) -> Edit:
+        return await skipping(stores).arm(agent)
+
+    async def confirm(agent: Agent, stores: Stores) -> str | None:
+        return await skipping(stores).confirmed(agent)
+
+    _edit(agent_id, decide, confirm, as_json=as_json)
+
+
+@cli.command(rich_help_panel=WRITE, epilog=examples("demote coverage-scout"))
+def demote(agent_id: AgentId, as_json: AsJson = False) -> None:
+    """Make a councilor an ordinary agent again: its configuration goes."""
+
+    async def decide(agent: Agent, _: Stores) -> Edit:
+        return demoting(agent)
+
+    _edit(agent_id, decide, as_json=as_json)
+
+
+def _edit(agent_id: str, decide: Decide, confirm: Confirm | None = None, *, as_json: bool) -> None:
+    """Look at an agent, decide, write what is to be written, and say what came of it."""
+
+    async def done(stores: Stores, settings: Settings) -> dict[str, object]:
+        found = await stores.agents.find([agent_id])
+        if not found:
+            raise await unknown_agent(stores, agent_id)
+        if len(found) > 1:  # one of them is scheduled, and an update may meet another
+            raise ServiceError(
+                f"{len(found)} documents have the agent_id {agent_id}: give each one of its own"
+            )
+        policy = schedule_policy(settings)
+        agent = agent_in(agent_id, found[0], policy)
+        edit = await decide(agent, stores)
+        if edit.changes and not await stores.agents.edit(agent_id, edit.changes):
+            raise await unknown_agent(stores, agent_id)
+        after = edited(agent, edit, policy)
+        confirmed = await confirm(after, stores) if confirm is not None and edit.changes else None
+        return {
+            "agent_id": agent_id,
+            "done": edit.done,
+            "changed": bool(edit.changes),
+            "state": after.state,
+            "said": confirmed or told_of(edit, after),
+        }
+
+    tables.show_answer(with_stores(done), as_json=as_json)
+
+
+@cli.command(rich_help_panel=CHECK, epilog=examples("schema", "schema --apply --strict"))
 def schema(
     is_applied: Annotated[
         bool, typer.Option("--apply", help="Have MongoDB check what is written to agents.")
@@ -92,8 +229,9 @@ def schema(
     is_strict: Annotated[
         bool, typer.Option("--strict", help="Refuse what is wrong; without, MongoDB only logs it.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print the $jsonSchema validator for agents, or install it."""
+    """Print the $jsonSchema validator for agents, as JSON, or install it."""
     if is_strict and not is_applied:
         raise typer.BadParameter("--strict goes with --apply")
     if not is_applied:
@@ -103,33 +241,13 @@ def schema(
     async def installed(client: Client, settings: Settings) -> None:
         names = settings.mongodb_database, settings.scheduler_agents_collection
         count = await install(client, *names, agents_validator(), strict=is_strict)
+        if as_json:
+            action = "error" if is_strict else "warn"
+            tables.print_json({"collection": names[1], "action": action, "misfits": count})
+            return
         action = "refuses" if is_strict else "logs"
         typer.echo(f"{names[1]}: from now on MongoDB {action} what does not fit the schema")
         if count:
             typer.echo(f"documents that do not fit it already: {count:,}")
 
     with_client(installed)
-
-
-@cli.command()
-def demote(agent_id: AgentId) -> None:
-    """Make a councilor an ordinary agent again."""
-    _edit(agent_id, {"is_councilor": False, "councilor_config": None}, "demoted")
-
-
-def _edit(
-    agent_id: str, changes: dict[str, object], done: str, *, councilors_only: bool = False
-) -> None:
-    async def edited(stores: Stores, _: Settings) -> None:
-        if await stores.agents.edit(agent_id, changes, councilors_only=councilors_only):
-            return
-        if await stores.agents.find([agent_id]):
-            raise ServiceError(f"{agent_id} is no councilor: promote it first")
-        raise ServiceError(f"there is no agent {agent_id}")
-
-    with_stores(edited)
-    typer.echo(f"{agent_id}: {done}")
-
-
-def _edit_councilor(agent_id: str, changes: dict[str, object], done: str) -> None:
-    _edit(agent_id, changes, done, councilors_only=True)

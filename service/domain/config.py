@@ -9,6 +9,8 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from service.domain.printable import printable
+
 LONGEST_PROMPT = 10_000
 OutputFormat = Literal["summary", "detailed", "checklist"]
 OUTPUT_FORMATS: tuple[str, ...] = get_args(OutputFormat)
@@ -209,7 +211,7 @@ def shown(value: object) -> str:
     """A value as a short, printable text, without walking through large documents."""
     if type(value) is str:
         text = value[:60] + ("…" if len(value) > 60 else "")
-        return '"' + "".join(c if c.isprintable() else "�" for c in text) + '"'
+        return f'"{printable(text)}"'
     if value is None:
         return "missing"
     if isinstance(value, bool | int | float | datetime):

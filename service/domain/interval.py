@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 
+from service.domain.printable import printable
+
 LONGEST_INTERVAL = timedelta(days=3660)
 
 _UNITS = (("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
@@ -119,4 +121,4 @@ class Every:
 def quoted(text: str) -> str:
     """A text of a user's as a message shows it: short, and printable."""
     shown = text if len(text) <= 60 else f"{text[:57]}…"
-    return '"' + "".join(c if c.isprintable() else "�" for c in shown) + '"'
+    return f'"{printable(shown)}"'

@@ -2,8 +2,7 @@
 
 from aiohttp import web
 
-from service.domain.why import Why
-from service.inquiry import Inquiry
+from service.inquiry import Inquiry, explained
 from service.listing import Listing, TooMany, UnknownCursor
 from service.ports import History, JobTable, UnknownRow
 from service.timeline import Timeline
@@ -101,18 +100,6 @@ class Routes:
     async def describe(self, _request: web.Request) -> web.Response:
         """All of this, for programs."""
         return answer(OPENAPI)
-
-
-def explained(agent_id: str, found: Why) -> dict[str, object]:
-    """An explanation as CONTRACT section 8 has it."""
-    return {
-        "agent_id": agent_id,
-        "slot": found.slot,
-        "outcome": found.fate.value,
-        "reason": found.reason,
-        "text": found.text,
-        "execution": found.row,
-    }
 
 
 def _no_councilor(agent_id: str) -> web.HTTPNotFound:

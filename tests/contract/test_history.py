@@ -69,6 +69,9 @@ async def test_a_page_shows_the_beginning_of_an_output_and_a_row_all_of_it(
     execution_id = await ran(ledger, 0, output=output)
     (row,) = await history.page("scout", HistoryQuery())
     assert row.fields["output"] == output[:4_000]
+    assert [
+        row.fields["output"] for row in await history.page("scout", HistoryQuery(is_whole=True))
+    ] == [output]
     whole = await history.row("scout", execution_id)
     assert whole is not None
     assert whole.fields["output"] == output

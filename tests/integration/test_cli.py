@@ -3,10 +3,11 @@
 import asyncio
 import os
 import re
+import signal
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from pymongo.errors import WriteError
 
 from service import __version__
 from service.adapters.mongo.client import Client
+from service.app import wall_clock
 from service.domain.document_schema import agents_validator
 from tests.contract.test_agents import councilor
 from tests.flow.conftest import Database
+from tests.steps import eventually
 
 ROOT = Path(__file__).parent.parent.parent
 Command = Callable[..., Awaitable[tuple[int, str, str]]]
@@ -62,8 +65,9 @@ async def test_the_writing_commands_update_the_document_as_any_writer_would(
     command: Command, db: Database
 ) -> None:
     await db["agents"].insert_one({"agent_id": "scout", "name": "Scout"})
-    code, out, err = await command("promote", "scout", "--every", "30m", "--prompt", "look around")
-    assert (code, out, err) == (0, "scout: promoted\n", "")
+    wanted = ("promote", "scout", "--every", "30m", "--prompt", "look around")
+    assert await command(*wanted) == (0, "scout: promoted\n", "")
+    assert await command(*wanted) == (0, "scout: was promoted already, just so\n", "")
     agent = await agent_of(db)
     assert agent["is_councilor"] is True
     assert agent["councilor_config"]["schedule"] == {
@@ -121,6 +125,28 @@ async def test_jobs_lists_what_the_documents_say(command: Command, db: Database)
 
 
 @pytest.mark.mongo
+async def test_jobs_are_chosen_and_ordered(command: Command, db: Database) -> None:
+    agents = [councilor("a", name="Zoe"), councilor("b", "0m"), councilor("c", name="Ada")]
+    agents[2]["councilor_config"]["schedule"]["enabled"] = False
+    await db["agents"].insert_many([*agents, councilor("a", "0m")])
+
+    async def listed(*options: str) -> list[str]:
+        code, out, _ = await command("jobs", "--json", *options)
+        assert code == 0
+        return [item["agent_id"] for item in orjson.loads(out)]
+
+    assert await listed() == ["a", "a", "b", "c"]
+    assert await listed("--state", "invalid") == ["a", "b"]  # the second one's id is taken
+    assert await listed("--state", "paused") == ["c"]
+    assert await listed("--sort", "name", "--state", "scheduled") == ["a"]
+    assert await listed("--sort", "name") == ["c", "a", "b", "a"]
+    assert await listed("-q", "ADA") == ["c"]
+    assert await listed("-q", "nobody") == []
+    _, out, _ = await command("jobs", "-q", "zoe")
+    assert out.splitlines()[-1] == "1 of 4 councilors: 1 scheduled"
+
+
+@pytest.mark.mongo
 async def test_promoting_a_councilor_again_keeps_what_is_not_named(
     command: Command, db: Database
 ) -> None:
@@ -152,7 +178,8 @@ async def test_history_of_an_agent_without_any_is_empty(command: Command, db: Da
 async def test_check_judges_the_councilors_in_the_database(command: Command, db: Database) -> None:
     await db["agents"].insert_many([councilor("good"), councilor("bad", "0m")])
     code, out, _ = await command("check", "--json", "good")
-    assert (code, [finding["state"] for finding in orjson.loads(out)]) == (0, ["scheduled"])
+    assert [(f["state"], f["file"]) for f in orjson.loads(out)] == [("scheduled", None)]
+    assert code == 0
     assert (await command("check"))[0] == 1
     assert (await command("check", "nobody"))[2] == (
         "councilor-scheduler: there is no agent nobody\n"
@@ -181,7 +208,9 @@ async def test_check_needs_no_database_for_files(tmp_path: Path) -> None:
         "next_runs",
         "runs_per_day",
         "warnings",
+        "file",
     }
+    assert {each["file"] for each in (good, bad, plain)} == {"agents.json"}
 
 
 async def test_an_interval_without_an_anchor_counts_from_the_instant_asked_about(
@@ -265,6 +294,11 @@ async def test_schema_lets_mongodb_tell_writers(command: Command, db: Database) 
         pytest.param(("check", "--at", "noon"), {}, "not an instant", id="wrong instant"),
         pytest.param(("fly",), {}, "No such command", id="no command"),
         pytest.param(("promote", "a", "--prompt", "p"), {}, "--every", id="no schedule"),
+        pytest.param(("jobs", "--watch"), {}, "needs a terminal", id="watch without a terminal"),
+        pytest.param(("jobs", "-w", "--json"), {}, "one of them", id="watch for programs"),
+        pytest.param(("jobs", "-w", "--every", "2"), {}, "not an interval", id="no interval"),
+        pytest.param(("jobs", "--state", "fine"), {}, "'fine' is not one of", id="no state"),
+        pytest.param(("pause", "\udcff"), {}, "UTF-8", id="no text"),
     ],
 )
 async def test_wrong_usage_ends_with_code_2_and_says_what(
@@ -273,6 +307,7 @@ async def test_wrong_usage_ends_with_code_2_and_says_what(
     code, out, err = await commanded(*arguments, **environ)
     assert (code, out) == (2, "")
     assert said in err
+    assert all(line.startswith("councilor-scheduler: ") for line in err.splitlines())
 
 
 async def test_a_file_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
@@ -320,3 +355,218 @@ def _mongods_in(folder: Path) -> list[bytes]:
         if str(folder).encode() in command:
             found.append(command)
     return found
+
+
+@pytest.mark.mongo
+async def test_programs_are_told_whether_something_happened(command: Command, db: Database) -> None:
+    await db["agents"].insert_many([councilor(), councilor("bad", "0m"), {"agent_id": "plain"}])
+
+    async def told(*arguments: str) -> tuple[object, ...]:
+        code, out, err = await command(*arguments, "--json")
+        assert (code, err) == (0, "")
+        answer = orjson.loads(out)
+        assert list(answer) == ["agent_id", "done", "changed", "state", "said"]
+        return tuple(answer.values())[1:4]
+
+    every_day = ("promote", "plain", "--prompt", "p", "--cron", "@daily")
+    assert await told(*every_day) == ("promoted", True, "scheduled")
+    assert await told(*every_day) == ("promoted", False, "scheduled")
+    assert await told("pause", "scout") == ("paused", True, "paused")
+    updated_at = (await agent_of(db))["updated_at"]
+    assert await told("pause", "scout") == ("paused", False, "paused")
+    assert (await agent_of(db))["updated_at"] == updated_at
+    assert await told("resume", "scout") == ("resumed", True, "scheduled")
+    assert await told("resume", "scout") == ("resumed", False, "scheduled")
+    assert await told("run-now", "bad") == ("run_requested", True, "invalid")
+    assert await told("demote", "scout") == ("demoted", True, "not_councilor")
+    assert await told("demote", "scout") == ("demoted", False, "not_councilor")
+    _, out, _ = await command("schema", "--apply", "--json")
+    assert orjson.loads(out) == {"collection": "agents", "action": "warn", "misfits": 1}
+
+
+@pytest.mark.mongo
+async def test_a_pause_may_have_an_end_and_resume_ends_it_before(
+    command: Command, db: Database
+) -> None:
+    await db["agents"].insert_one(councilor())
+    until = ("pause", "scout", "--until", "2999-01-04T09:00:00+01:00")
+    assert (await command(*until))[1] == "scout: paused until 2999-01-04 08:00:00 UTC\n"
+    assert (await command(*until))[1] == "scout: was paused until 2999-01-04 08:00:00 UTC already\n"
+    schedule = (await agent_of(db))["councilor_config"]["schedule"]
+    assert schedule["paused_until"] == datetime(2999, 1, 4, 8, tzinfo=UTC)
+    assert schedule["enabled"] is True
+    assert await command("resume", "scout") == (0, "scout: resumed\n", "")
+    assert "paused_until" not in (await agent_of(db))["councilor_config"]["schedule"]
+    assert (await command("pause", "scout", "--until", "2h"))[0] == 0
+    for wrong in ("soon", "2020-01-01"):
+        assert (await command("pause", "scout", "--until", wrong))[0] == 2
+
+
+@pytest.mark.mongo
+async def test_a_run_is_asked_for_as_it_will_go(command: Command, db: Database) -> None:
+    await db["agents"].insert_one(councilor())
+    nobody = "scout: asked for a run; no scheduler is alive: it runs if one is within the hour\n"
+    assert (await command("run-now", "scout"))[1] == nobody
+    beat = {"_id": "r", "expires_at": datetime(2999, 1, 1, tzinfo=UTC)}
+    await db["scheduler_replicas"].insert_one(beat)
+    assert (await command("run-now", "scout"))[1] == "scout: asked for a run\n"
+    running = {"councilor_id": "scout", "status": "running", "started_at": wall_clock()}
+    await db["councilor_executions"].insert_one(running | {"execution_id": "exec_scout_1"})
+    assert (await command("run-now", "scout"))[1] == (
+        "scout: asked for a run, which starts when the present one has ended\n"
+    )
+
+
+@pytest.mark.mongo
+async def test_the_next_slot_is_skipped_and_a_used_flag_needs_a_scheduler(
+    command: Command, db: Database
+) -> None:
+    slot = datetime(2026, 1, 1, tzinfo=UTC)
+    used = councilor(councilor_status={"skipped_slot": slot})
+    used["councilor_config"]["schedule"]["skip_next"] = True
+    await db["agents"].insert_one(used)
+    code, _, err = await command("skip-next", "scout")
+    assert (code, err.count("\n"), "has no row in the ledger yet" in err) == (1, 1, True)
+    row = {"execution_id": "e", "councilor_id": "scout", "scheduled_for": slot, "status": "skipped"}
+    await db["councilor_executions"].insert_one(row | {"trigger": "schedule"})
+    code, _, err = await command("skip-next", "scout")
+    assert (code, "no scheduler has cleared" in err) == (1, True)
+    assert (await agent_of(db))["councilor_config"]["schedule"]["skip_next"] is False
+    await db["agents"].update_one({}, {"$unset": {"councilor_status": ""}})
+    code, out, _ = await command("skip-next", "scout")
+    assert (code, out) == (
+        0,
+        "scout: the next slot is left out, once a scheduler has seen it: none has yet\n",
+    )
+    assert (await agent_of(db))["councilor_config"]["schedule"]["skip_next"] is True
+
+
+@pytest.mark.mongo
+async def test_one_of_two_agents_with_one_id_is_not_changed_by_chance(
+    command: Command, db: Database
+) -> None:
+    await db["agents"].insert_many([councilor(), councilor()])
+    code, _, err = await command("pause", "scout")
+    assert (code, "2 documents have the agent_id scout" in err) == (1, True)
+    assert await db["agents"].count_documents({"updated_at": {"$exists": True}}) == 0
+
+
+@pytest.mark.mongo
+async def test_an_agent_that_was_meant_is_named(command: Command, db: Database) -> None:
+    await db["agents"].insert_one({"agent_id": "coverage-scout"})
+    said = "councilor-scheduler: there is no agent coverage-scut; did you mean coverage-scout?\n"
+    for words in ("pause", "history", "check"):
+        assert await command(words, "coverage-scut") == (1, "", said)
+
+
+BASH = "_COUNCILOR_SCHEDULER_COMPLETE"
+
+
+@pytest.mark.mongo
+async def test_a_shell_completes_agent_ids(
+    replica_set_url: str, database: str, db: Database
+) -> None:
+    safe, unsafe = ["a-1", "a-2", "b"], ["a b", "a$(id)", "a\\", "a\n"]
+    await db["agents"].insert_many([{"agent_id": each} for each in safe + unsafe])
+    environ = {"MONGODB_URL": replica_set_url, "MONGODB_DATABASE": database}
+    words = {"COMP_WORDS": "councilor-scheduler\npause\na", "COMP_CWORD": "2"}
+
+    async def offered() -> list[str]:  # nothing, where the machine is too busy for a second
+        code, out, err = await commanded(**environ, **words, **{BASH: "complete_bash"})
+        assert (code, err) == (0, "")
+        return out.split()
+
+    assert await eventually(offered) == ["a-1", "a-2"]
+    typed = {"_TYPER_COMPLETE_ARGS": "councilor-scheduler history b"}
+
+    async def offered_to_zsh() -> str:
+        _, out, _ = await commanded(**environ, **typed, **{BASH: "complete_zsh"})
+        return out if '"' in out else ""
+
+    out = await eventually(offered_to_zsh)
+    assert ('"b"' in out, "a-1" in out) == (True, False)
+
+
+@pytest.mark.parametrize("url", ["", "junk", "mongodb://127.0.0.1:1/"])
+async def test_a_shell_is_told_nothing_of_a_database_that_is_away(url: str) -> None:
+    words = {"COMP_WORDS": "councilor-scheduler\npause\n", "COMP_CWORD": "2"}
+    code, out, err = await commanded(**words, MONGODB_URL=url, **{BASH: "complete_bash"})
+    assert (code, out.strip(), err) == (0, "", "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+async def test_shells_are_taught_to_complete(shell: str) -> None:
+    code, out, _ = await commanded(**{BASH: f"source_{shell}"})
+    assert (code, "councilor-scheduler" in out, f"{BASH}=complete_{shell}" in out) == (
+        0,
+        True,
+        True,
+    )
+
+
+async def test_a_database_that_does_not_answer_is_told_without_the_password() -> None:
+    url = "mongodb://bob:hunter2@127.0.0.1:1/?serverSelectionTimeoutMS=500"
+    for arguments in (("jobs",), ("pause", "scout")):
+        code, out, err = await commanded(*arguments, MONGODB_URL=url)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith("councilor-scheduler: MongoDB does not answer: ")
+        assert "127.0.0.1:1" in err
+        assert "hunter2" not in err
+
+
+async def test_whoever_stops_reading_is_told_nothing() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "service", "schema"), stdout=PIPE, stderr=PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout._transport.close()  # type: ignore[attr-defined]  # as `| true` does
+    assert await process.stderr.read() == b""
+    assert await process.wait() == 1
+
+
+@pytest.mark.mongo
+async def test_a_view_lives_until_ctrl_c(replica_set_url: str, database: str, db: Database) -> None:
+    await db["agents"].insert_one(councilor())
+    terminal, inside = os.openpty()
+    environ = {**os.environ, "MONGODB_URL": replica_set_url, "MONGODB_DATABASE": database}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "service", "jobs", "--watch"),
+        env=environ | {"TERM": "xterm"},
+        stdout=inside,
+        stderr=inside,
+    )
+    os.close(inside)
+    loop, seen, screen = asyncio.get_running_loop(), asyncio.Event(), bytearray()
+
+    def read() -> None:
+        try:
+            screen.extend(os.read(terminal, 65_536))
+        except OSError:  # nobody writes to it any more
+            loop.remove_reader(terminal)
+        if screen.count(b"1 councilor: 1 scheduled") >= 2:
+            seen.set()
+
+    loop.add_reader(terminal, read)
+    async with asyncio.timeout(30):
+        await seen.wait()
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 0
+    loop.remove_reader(terminal)
+    os.close(terminal)
+    assert b"Traceback" not in screen
+    assert screen.rstrip().endswith(b"\x1b[?25h")  # the cursor is back
+
+
+async def test_help_groups_the_commands_and_tells_the_exit_codes() -> None:
+    code, out, _ = await commanded("--help", COLUMNS="80")
+    assert code == 0
+    assert max(len(line) for line in out.splitlines()) <= 80
+    panels = [word for word in ("Run", "Look", "Write", "Check") if f"─ {word} ─" in out]
+    assert panels == ["Run", "Look", "Write", "Check"]
+    assert out.index("─ Run ─") < out.index("─ Look ─") < out.index("─ Write ─")
+    for words in ("Exit codes", "MONGODB_URL", "NO_COLOR", "skip-next"):
+        assert words in out
+    for name in ("run", "jobs", "history", "promote", "pause", "skip-next", "check", "schema"):
+        code, out, _ = await commanded(name, "--help", COLUMNS="80")
+        assert (code, f"councilor-scheduler {name}" in out.split("Examples")[-1]) == (0, True)

@@ -9,7 +9,7 @@ from typing import Any, cast
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from motor.motor_asyncio import AsyncIOMotorCollection
-from pymongo import ReadPreference, UpdateOne
+from pymongo import ASCENDING, ReadPreference, UpdateOne
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
@@ -80,6 +80,10 @@ _BATCH = 500
 _READ_AT_ONCE, _WRITTEN_AT_ONCE = 50, 20
 """Documents that are read, and verdicts that are prepared, before the event loop may turn to
 something else."""
+
+_LAST_CHARACTER = "\U0010ffff"
+_TYPING_MS = 1_000
+"""What somebody who types an id may be kept waiting."""
 
 
 class MongoAgents:
@@ -300,6 +304,17 @@ class MongoAgents:
         with translated():
             result = await self._documents.update_one(wanted, update)
         return result.matched_count == 1
+
+    async def ids(self, beginning: str, most: int) -> Sequence[str]:
+        """The first `agent_id`s that begin so, promoted or not, for whoever types one.
+
+        Raises Unavailable.
+        """
+        wanted = {"agent_id": {"$gte": beginning, "$lt": f"{beginning}{_LAST_CHARACTER}"}}
+        with translated():
+            found = self._documents.find(wanted, {"agent_id": 1, "_id": 0})
+            first = found.sort("agent_id", ASCENDING).limit(most).max_time_ms(_TYPING_MS)
+            return [raw["agent_id"] async for raw in first]
 
     async def ping(self) -> None:
         with translated():

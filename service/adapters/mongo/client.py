@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from typing import Any
 
 # Motor reads this once, when it is imported; its default of 5 per core starves: the change stream
@@ -44,6 +45,7 @@ _OPTIONS: dict[str, Any] = {
     "retrywrites": False,
     "w": "majority",
 }
+_WAITS = ("sockettimeoutms", "connecttimeoutms", "serverselectiontimeoutms")
 DURABLE = WriteConcern("majority", wtimeout=4_000, j=True)
 """Named here and not left to defaults, which are `w: 1` with an arbiter (FAULTS 0.7). The server
 waits for the majority for less than the socket timeout, which would close all connections."""
@@ -63,14 +65,20 @@ def check_url(url: str) -> None:
 
 
 @asynccontextmanager
-async def connected(url: str, *, retries_writes: bool = False) -> AsyncIterator[Client]:
-    """A client that connects when it is first used. What the URL says wins over our options."""
+async def connected(
+    url: str, *, retries_writes: bool = False, patience: timedelta | None = None
+) -> AsyncIterator[Client]:
+    """A client that connects when it is first used. What the URL says wins over our options.
+
+    But not over `patience`: longer it waits for no server.
+    """
     chosen = {name.lower() for name in parse_uri(url, warn=False)["options"]}
     options = {**_OPTIONS, "retrywrites": retries_writes}
+    waits = {} if patience is None else dict.fromkeys(_WAITS, int(patience.total_seconds() * 1e3))
     client: Client = AsyncIOMotorClient(
         url,
         tz_aware=True,
-        **{name: value for name, value in options.items() if name not in chosen},
+        **{name: value for name, value in options.items() if name not in chosen} | waits,
     )
     try:
         yield client

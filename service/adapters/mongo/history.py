@@ -61,6 +61,8 @@ class MongoHistory:
                 {"$sort": {"scheduled_for": DESCENDING, "_id": DESCENDING}},
                 {"$limit": query.limit},
             ]
+            if query.is_whole:
+                return [shown(row) for row in await self._found(rows)]
             try:
                 previews = {name: _preview(name) for name in _LONG}
                 found = await self._found([*rows, {"$set": previews}])
