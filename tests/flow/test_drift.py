@@ -30,10 +30,14 @@ async def drift(service: Service) -> dict[str, float]:
     return {kind: await service.metric(name.format(kind)) for kind in kinds}
 
 
-async def compared(service: Service, times: int) -> None:
-    """Wait until all documents were compared so many times by plan."""
+async def compared(service: Service, db: Database, times: int) -> None:
+    """Wait until all documents were compared so many times by plan, while others write, too.
+
+    Where nobody does, the stream's position stands still, and nothing is sure.
+    """
 
     async def is_counted() -> bool:
+        await db["others"].insert_one({})
         return await service.metric(_COMPARED) >= times
 
     await eventually(is_counted, saying=f"{times} comparisons")
@@ -72,12 +76,12 @@ async def test_a_change_that_the_stream_has_left_out_is_found_and_told(
     monkeypatch.setattr(OpenWatch, "_changes_in", left_out)
     service = await start(scheduler_resync_interval=timedelta(seconds=3))
     await insert(db, "scout", "leaver")
-    await compared(service, 1)
+    await compared(service, db, 1)
     is_deaf = True
     await db["agents"].update_one({"agent_id": "scout"}, {"$set": {"councilor_config": config()}})
     await db["agents"].delete_one({"agent_id": "leaver"})
     await insert(db, "comer")
-    await compared(service, 2)
+    await compared(service, db, 2)
     assert await drift(service) == {"missing": 1, "extra": 1, "stale": 1}
-    await compared(service, 3)
+    await compared(service, db, 3)
     assert await drift(service) == {"missing": 1, "extra": 1, "stale": 1}
