@@ -67,19 +67,24 @@ async def test_a_failure_tells_its_error_and_a_skip_its_reason(
 
 
 async def test_runs_of_other_replicas_are_told_too(start: Start, db: Database) -> None:
-    one, other = await start(), await start()
+    ttl = timedelta(seconds=2)
+    one, other = await start(scheduler_replica_ttl=ttl), await start(scheduler_replica_ttl=ttl)
+
+    async def know_each_other() -> bool:
+        return {await each.metric("councilor_members") for each in (one, other)} == {2}
+
+    await eventually(know_each_other)
+    agents = {f"agent {n}" for n in range(20)}  # by their ranks, some run here and some there
     async with (
         listening(one.http, one.base_url) as here,
         listening(other.http, other.base_url) as there,
     ):
-        for n in range(6):  # by their ranks, some run here and some there
-            await promote(db, f"agent {n}")
-            await run_now(db, f"agent {n}")
+        for agent_id in agents:
+            await promote(db, agent_id)
+            await run_now(db, agent_id)
         for heard in (here, there):
-            completed = await heard.until("councilor_completed", count=6)
-            assert {event["councilor_id"] for event in completed} == {
-                f"agent {n}" for n in range(6)
-            }
+            completed = await heard.until("councilor_completed", count=len(agents))
+            assert {event["councilor_id"] for event in completed} == agents
     owners = [row["owner"] async for row in db["councilor_executions"].find()]
     assert len(set(owners)) == 2
 
