@@ -14,7 +14,10 @@ __all__ = ["conductor", "db", "start"]
 
 Open = Callable[..., Awaitable[Page]]
 
-_ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
+_ARGUMENTS = [
+    *("--no-sandbox", "--disable-dev-shm-usage"),  # as in a container, where CI may run
+    *("--disable-background-networking", "--disable-component-update"),
+]
 
 
 def chromium() -> str:
