@@ -38,6 +38,8 @@ _NOT_RUN = (
     *("severity", "reason", "slots_missed", "first_slot", "last_slot"),
 )
 _LONGEST_ERROR = 2_000
+_CAUGHT_UP_AT_ONCE = 4
+"""Listeners for whom the ledger is asked what they have missed: each takes a stream for it."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 
@@ -126,6 +128,7 @@ class Events:
         self._position: str | None = None
         self._beside = 0
         self._wanted, self._is_open = asyncio.Event(), asyncio.Event()
+        self._catching_up = asyncio.Semaphore(_CAUGHT_UP_AT_ONCE)
         self._left_at = monotonic()
         self._is_over = False
 
@@ -182,9 +185,9 @@ class Events:
         if not position or not set(position) <= set("0123456789abcdefABCDEF"):
             return lost
         missed: list[Event] = []
-        until = monotonic() + self._policy.missed_seconds
         try:
-            async with self._journal.follow(position) as journal:
+            async with self._catching_up, self._journal.follow(position) as journal:
+                until = monotonic() + self._policy.missed_seconds
                 while entries := await journal.entries():
                     missed += [_event_of(entry) for entry in entries]
                     if len(missed) > self._policy.remembered or monotonic() > until:

@@ -32,7 +32,7 @@ _ABOUT = "A document in MongoDB says what an agent does and when. This service s
 _PROOF = "Counted in the database after the end, and by the stand-in for Conductor."
 _SUGGESTIONS = (
     ("scripts/demo", "goes on until Ctrl-C; meanwhile:"),
-    ("curl -s http://127.0.0.1:PORT/jobs", "what the service knows of each councilor"),
+    ("http://127.0.0.1:PORT/", "the dashboard, live; /jobs has the same as JSON"),
     ("councilor-scheduler run --embedded", "the service, and a MongoDB to keep"),
     ("README.md", "how to run it, and what to write into a document"),
 )
@@ -132,6 +132,7 @@ class _Show:
 
     def _invite(self, mongodb_url: str, http_port: object) -> None:
         mongodb_port = urlsplit(mongodb_url).port
+        self._narrator.demo("look at the page", f"http://{_LOCALHOST}:{http_port}/")
         self._narrator.demo("ask the service", f"curl -s http://{_LOCALHOST}:{http_port}/jobs")
         self._narrator.demo("be a writer too", f"mongosh --port {mongodb_port} {_DATABASE}")
 

@@ -66,6 +66,27 @@ async def test_a_failure_tells_its_error_and_a_skip_its_reason(
         conductor.released.set()
 
 
+async def test_a_notification_is_told_where_a_ui_shall_show_it(start: Start, db: Database) -> None:
+    service = await start()
+    async with listening(service.http, service.base_url) as heard:
+        await promote(db, "mailed", prompt="500")
+        channels = {"councilor_config.notifications.channels": ["email"]}
+        await db["agents"].update_one({"agent_id": "mailed"}, {"$set": channels})
+        await promote(db, "shown", prompt="500")
+        for agent_id in ("mailed", "shown"):
+            await run_now(db, agent_id)
+        (told,) = await heard.until("councilor_notification")
+        assert (told["councilor_id"], told["severity"]) == ("shown", "error")
+        assert {"panel", "toast"} & set(told["channels"])
+
+        async def are_both_there() -> bool:
+            return await db["scheduler_notifications"].count_documents({}) == 2
+
+        await eventually(are_both_there)
+        await run_now(db, "shown")
+        assert len(await heard.until("councilor_notification", count=2)) == 2
+
+
 async def test_runs_of_other_replicas_are_told_too(start: Start, db: Database) -> None:
     ttl = timedelta(seconds=2)
     one, other = await start(scheduler_replica_ttl=ttl), await start(scheduler_replica_ttl=ttl)

@@ -15,6 +15,7 @@ from service.adapters.mongo.watch import next_events, opened_stream
 from service.ports import JournalEntry, LedgerEntry, NotificationEntry, WatchLost
 
 NOTIFICATIONS = "scheduler_notifications"
+_SHOWN_BY_A_UI = {"fullDocument.channels": {"$in": ["panel", "toast"]}}
 _STATUS = "updateDescription.updatedFields.status"
 _LONG = ("output", "attempts")
 _NAMES = ("councilor_id", "display_name", "task_name", "execution_id", "trigger", "scheduled_for")
@@ -48,7 +49,7 @@ class MongoJournal:
         wanted = [
             {**begins, **of_ledger},
             {"operationType": "update", _STATUS: {"$exists": True}, **of_ledger},
-            {"operationType": "insert", "ns.coll": NOTIFICATIONS},
+            {"operationType": "insert", "ns.coll": NOTIFICATIONS, **_SHOWN_BY_A_UI},
             {"operationType": {"$in": ["dropDatabase", "invalidate"]}},
         ]
         parents = ("fullDocument", "updateDescription.updatedFields")
@@ -76,9 +77,15 @@ class OpenJournal:
         return self._stream.token
 
     async def entries(self) -> Sequence[JournalEntry]:
-        events = await next_events(self._stream)
-        if not self._stream.is_alive and not events:
+        while events := await next_events(self._stream):
+            # Of rows that are gone by now there is nothing to tell, but of what came after them.
+            if entries := await self._entries_of(events):
+                return entries
+        if not self._stream.is_alive:
             raise WatchLost("ended", "the change stream has ended")
+        return ()
+
+    async def _entries_of(self, events: Sequence[Event]) -> Sequence[JournalEntry]:
         updated = [event["documentKey"]["_id"] for event in events if _is_update(event)]
         # An id that is no text is another program's; it may not even be hashable.
         rows = await self._journal.rows([key for key in updated if isinstance(key, str)])
