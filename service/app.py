@@ -300,6 +300,7 @@ class _Service:
                 self._jobs.of_agent,
                 self._clock,
                 kept_for=settings.scheduler_execution_ttl,
+                run_timeout=settings.scheduler_run_timeout,
             ),
             Timeline(stores.history, self._jobs, self._clock, self._capacity),
         ).add_to(app)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
+from service.domain.execution import STALE_REQUEST
 from service.domain.jobs import AgentDocument, Job
 from service.domain.why import Known, Why, states_in, why
 from service.ports import Agents, Clock, History
@@ -19,18 +20,21 @@ class Inquiry:
         clock: Clock,
         *,
         kept_for: timedelta | None,
+        run_timeout: timedelta,
     ) -> None:
         self._agents = agents
         self._history = history
         self._job_of = job_of
         self._clock = clock
         self._kept_for = kept_for
+        self._longest_run = run_timeout + STALE_REQUEST
 
     async def why(self, agent_id: str, at: datetime | None = None) -> Why | None:
         """What became of the slot at or before an instant, now if there is none given.
 
         None where there is no such agent, nor any row of it. Raises Unavailable.
         """
+        # First of all: a slot that it says is open may have its row by the time that is read.
         job = self._job_of(agent_id)
         documents = await self._documents(agent_id, job)
         # Only now: what came due while documents were read is not in question.
@@ -38,7 +42,8 @@ class Inquiry:
         instant = now if at is None else at
         row = await self._history.slot_at(agent_id, instant)
         latest = await self._history.slot_at(agent_id, now)
-        request = await self._history.slot_at(agent_id, instant, asked_for=True)
+        since = instant - self._longest_run
+        request = await self._history.request_at(agent_id, since, instant)
         if job is None and not documents and latest is None and request is None:
             return None
         status = (documents[0].fields or {}).get("councilor_status") if documents else None
@@ -46,7 +51,7 @@ class Inquiry:
             Known(
                 at=instant,
                 now=now,
-                job=self._job_of(agent_id),
+                job=job,
                 states=states_in(status),
                 row=row.fields if row is not None else None,
                 request=request.fields if request is not None else None,

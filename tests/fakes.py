@@ -258,9 +258,10 @@ class FakeAgents:
         }
 
     def _states(self, there: list[dict[str, Any]], verdict: Verdict) -> list[dict[str, Any]]:
-        if there and there[-1]["state"] == verdict.state.value:
-            return there
         error = {"error": verdict.problem.message} if verdict.problem is not None else {}
+        last = {"error": None, **there[-1]} if there else {}
+        if last and (last["state"], last["error"]) == (verdict.state, error.get("error")):
+            return there
         since = {"state": verdict.state.value, "since": self._clock(), **error}
         return [*there, since][-REMEMBERED_STATES:]
 
@@ -494,14 +495,26 @@ class FakeLedger:
         row = self.rows.get(execution_id)
         return _shown(row) if row is not None and row["councilor_id"] == agent_id else None
 
-    async def slot_at(
-        self, agent_id: str, instant: datetime, *, asked_for: bool = False
+    async def slot_at(self, agent_id: str, instant: datetime) -> LedgerRow | None:
+        return self._latest_slot(agent_id, instant, is_manual=False)
+
+    async def request_at(
+        self, agent_id: str, since: datetime, instant: datetime
+    ) -> LedgerRow | None:
+        row = self._latest_slot(agent_id, instant, is_manual=True)
+        is_recent = (
+            row is not None and self.rows[str(row.fields["execution_id"])]["scheduled_for"] >= since
+        )
+        return row if is_recent else None
+
+    def _latest_slot(
+        self, agent_id: str, instant: datetime, *, is_manual: bool
     ) -> LedgerRow | None:
         self.outage.check()
         rows = [
             row
             for row in sorted(self._rows_of([agent_id]), key=_by_slot, reverse=True)
-            if row["scheduled_for"] <= instant and (row["trigger"] == Trigger.MANUAL) is asked_for
+            if row["scheduled_for"] <= instant and (row["trigger"] == Trigger.MANUAL) is is_manual
         ]
         return _shown(rows[0]) if rows else None
 

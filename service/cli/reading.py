@@ -151,6 +151,7 @@ def why(
             {job.agent_id: job for job in reversed(jobs)}.get,
             wall_clock,
             kept_for=settings.scheduler_execution_ttl,
+            run_timeout=settings.scheduler_run_timeout,
         )
         found = await inquiry.why(agent_id, instant)
         if found is None:

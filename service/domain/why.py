@@ -134,6 +134,8 @@ def _without_timetable(known: Known) -> Why:
     earlier = [state for state in known.states if state.since <= known.at]
     state = earlier[-1] if earlier else None
     error = job.problem.message if job.problem is not None else None
+    if state is not None and state is not known.states[-1]:
+        error = state.error
     if state is None and known.states:
         since = known.states[0].since
         text = (
@@ -142,7 +144,7 @@ def _without_timetable(known: Known) -> Why:
         return Why(None, Fate.NOT_PROMOTED, "not_promoted", text)
     if state is not None and state.state != JobState.INVALID:
         return Why(None, Fate.UNKNOWN, None, f"Its schedule at that time is not known.{before}")
-    said = (state.error if state else None) or error or "it cannot be read"
+    said = error or "it cannot be read"
     return Why(None, Fate.INVALID, "invalid", f"Its configuration was invalid: {said}.{before}")
 
 
@@ -167,6 +169,10 @@ def _before_the_first(known: Known, job: Job, timetable: Timetable) -> Why:
     """There was no slot yet under the present schedule; an earlier one may have left a row."""
     assert job.accepted_at is not None
     first = timetable.next_slot(job.accepted_at)
+    state = _state_at(known, known.at)
+    is_off = state is not None and state.state != JobState.SCHEDULED
+    if state is not None and is_off and (known.row is None or _last_of(known.row) < state.since):
+        return _of_state(state, None)
     if known.row is not None:
         found = _of_row(known.row, known)
         if _is_about(known.row, known):
@@ -187,18 +193,16 @@ def _before_the_first(known: Known, job: Job, timetable: Timetable) -> Why:
 
 def _without_row(known: Known, job: Job, slot: datetime) -> Why:
     """A slot of the past without a row: it came in a pause, or nobody has settled it yet."""
-    until = job.spec.paused_until if job.spec is not None else None
-    if until is not None and slot < until:
-        text = f"It was paused at the time: no slot before {_utc(until)} starts (paused_until)."
-        return Why(slot, Fate.PAUSED, "paused", text)
     if known.kept_for is not None and known.now - slot > known.kept_for:
         text = f"The ledger keeps rows for {interval_text(known.kept_for)}: this one is gone."
         return Why(slot, Fate.UNKNOWN, "expired", text)
     state = _state_at(known, slot)
-    if state is not None and state.state == JobState.INVALID:
-        said = state.error or "it could not be read"
-        text = f"Its configuration was invalid at the time, since {_utc(state.since)}: {said}."
-        return Why(slot, Fate.INVALID, "invalid", text)
+    if state is not None and state.state != JobState.SCHEDULED:
+        return _of_state(state, slot)
+    until = job.spec.paused_until if job.spec is not None else None
+    if until is not None and slot < until:
+        text = f"It was paused at the time: no slot before {_utc(until)} starts (paused_until)."
+        return Why(slot, Fate.PAUSED, "paused", text)
     is_open = job.next_run_at is not None and job.next_run_at <= slot
     if job.state is JobState.SCHEDULED and is_open:
         text = (
@@ -206,13 +210,21 @@ def _without_row(known: Known, job: Job, slot: datetime) -> Why:
             "free place, for Conductor, or for the run before."
         )
         return Why(slot, Fate.WAITING, None, text)
-    if state is not None and state.state == JobState.PAUSED:
-        text = f"It was paused at the time, since {_utc(state.since)}: a pause has no slots."
-        return Why(slot, Fate.PAUSED, "paused", text)
     text = (
-        "No row says what became of this slot: it was paused at the time, or not promoted, since "
-        "every other slot has one."
+        "No row says what became of this slot, and nobody remembers: it was paused at the time, or "
+        "not promoted, or somebody has removed the row."
     )
+    return Why(slot, Fate.UNKNOWN, None, text)
+
+
+def _of_state(state: StateSince, slot: datetime | None) -> Why:
+    """Nothing was due: it was in this state."""
+    since = f"since {_utc(state.since)}"
+    if state.state == JobState.INVALID:
+        said = state.error or "it could not be read"
+        text = f"Its configuration was invalid at the time, {since}: {said}."
+        return Why(slot, Fate.INVALID, "invalid", text)
+    text = f"It was paused at the time, {since}: a pause has no slots."
     return Why(slot, Fate.PAUSED, "paused", text)
 
 
@@ -251,10 +263,9 @@ def _of_row(row: Row, known: Known) -> Why:
     first, last = row["scheduled_for"], _last_of(row)
     assert isinstance(first, datetime)
     slot = first
-    if first < last and known.job is not None and known.job.timetable is not None:
-        slot = known.job.timetable.latest_slot(min(known.at, last)) or first
-    elif first < last:
-        slot = min(known.at, last)
+    timetable = _timetable_of(known.job)
+    if first < last and timetable is not None:
+        slot = max(timetable.latest_slot(min(known.at, last)) or first, first)
     match status:
         case Status.COMPLETED:
             return Why(slot, Fate.RAN, why_not, f"It ran: {_run(row)}.", row)

@@ -54,13 +54,16 @@ class History(Protocol):
     async def row(self, agent_id: str, execution_id: str) -> LedgerRow | None:
         """One row of this agent's, whole."""
 
-    async def slot_at(
-        self, agent_id: str, instant: datetime, *, asked_for: bool = False
-    ) -> LedgerRow | None:
+    async def slot_at(self, agent_id: str, instant: datetime) -> LedgerRow | None:
         """The latest row whose slot is not after this instant, without its output.
 
-        With `asked_for`, of the runs that somebody asked for; else of all others.
+        Runs that somebody asked for are no slots.
         """
+
+    async def request_at(
+        self, agent_id: str, since: datetime, instant: datetime
+    ) -> LedgerRow | None:
+        """The latest run that was asked for in this time, both included, without its output."""
 
     async def latest(self, agent_ids: Sequence[str]) -> Mapping[str, LedgerRow]:
         """The row of the latest start of each agent that ever started, in brief."""

@@ -87,16 +87,21 @@ async def test_the_slot_at_an_instant_is_the_latest_that_is_not_after_it(
     manual = run_of("scout", 5, trigger=Trigger.MANUAL, execution_id="exec_scout_5_manual")
     await opened(ledger, manual)
 
-    async def at(instant: datetime, **asked: bool) -> object:
-        row = await history.slot_at("scout", instant, **asked)
+    async def at(instant: datetime) -> object:
+        row = await history.slot_at("scout", instant)
+        return row.fields["execution_id"] if row is not None else None
+
+    async def asked(first: int, last: int) -> object:
+        row = await history.request_at("scout", NOON + first * MINUTE, NOON + last * MINUTE)
         return row.fields["execution_id"] if row is not None else None
 
     assert await at(NOON - timedelta(milliseconds=1)) is None
     assert await at(NOON) == early
     assert await at(NOON + 9 * MINUTE) == early
     assert await at(NOON + 10 * MINUTE) == late
-    assert await at(NOON + 4 * MINUTE, asked_for=True) is None
-    assert await at(NOON + 9 * MINUTE, asked_for=True) == manual.execution_id
+    assert await asked(0, 4) is None
+    assert await asked(0, 9) == await asked(5, 5) == manual.execution_id
+    assert await asked(6, 9) is None
 
 
 async def test_the_latest_of_many_agents_come_together(ledger: Ledger, history: History) -> None:

@@ -154,7 +154,7 @@ MENDED = (
         ),
         pytest.param(
             known(row=row(NOON - HOUR), states=()),
-            *(Fate.PAUSED, "paused", "No row says"),
+            *(Fate.UNKNOWN, None, "No row says"),
             id="no row and nobody remembers why",
         ),
         pytest.param(
@@ -173,13 +173,50 @@ MENDED = (
                 states=(*ALWAYS, StateSince("invalid", NOON, "zero")),
                 job=job(state=JobState.INVALID, spec=None, problem=BROKEN),
             ),
-            *(Fate.INVALID, "invalid", "zero"),
+            *(Fate.INVALID, "invalid", "it is broken"),
             id="invalid",
         ),
         pytest.param(
             known(row=None, states=(), job=job(state=JobState.INVALID, spec=None, problem=BROKEN)),
             *(Fate.INVALID, "invalid", "it is broken"),
             id="never valid",
+        ),
+        pytest.param(
+            known(
+                NOON - 30 * MINUTE,
+                row=row(NOON - 2 * HOUR),
+                states=(
+                    *ALWAYS,
+                    StateSince("invalid", NOON - HOUR, "zero"),
+                    StateSince("scheduled", NOON - MINUTE),
+                ),
+                job=job(accepted_at=NOON - MINUTE),
+            ),
+            *(Fate.INVALID, "invalid", "zero"),
+            id="invalid until another schedule was accepted",
+        ),
+        pytest.param(
+            known(
+                NOON - 30 * MINUTE,
+                row=row(NOON - 2 * HOUR),
+                states=(
+                    *ALWAYS,
+                    StateSince("paused", NOON - HOUR),
+                    StateSince("scheduled", NOON - MINUTE),
+                ),
+                job=job(accepted_at=NOON - MINUTE),
+            ),
+            *(Fate.PAUSED, "paused", "paused at the time"),
+            id="paused until another schedule was accepted",
+        ),
+        pytest.param(
+            known(
+                NOON - 30 * MINUTE,
+                states=(*ALWAYS, StateSince("invalid", NOON - 5 * HOUR, "zero")),
+                job=job(spec=spec(paused_until=NOON + HOUR)),
+            ),
+            *(Fate.INVALID, "invalid", "zero"),
+            id="what is remembered is surer than paused_until",
         ),
         pytest.param(
             known(NOON - 20 * HOUR), Fate.NOT_PROMOTED, "not_promoted", "Not promoted", id="before"
@@ -233,6 +270,9 @@ def test_a_slot_within_a_stretch_is_named() -> None:
     stretch = missed(NOON - 3 * HOUR, NOON)
     assert why(known(NOON - HOUR + MINUTE, row=stretch)).slot == NOON - HOUR
     assert why(known(row=stretch)).slot == NOON
+    for other in (job(state=JobState.PAUSED), job(spec=spec(paused_until=NOON + HOUR))):
+        found = why(known(NOON - HOUR + MINUTE, row=stretch, job=other))
+        assert (found.fate, found.slot) == (Fate.MISSED, NOON - HOUR)
     assert why(known(row=stretch)).row is stretch
 
 

@@ -54,23 +54,54 @@ class MongoHistory:
     async def page(self, agent_id: str, query: HistoryQuery) -> Sequence[LedgerRow]:
         wanted = _filter_of(agent_id, query)
         with translated():
+            rows: list[Mapping[str, Any]] = []
             if query.after is not None:
-                wanted |= await self._beyond(agent_id, query.after)
-            rows: list[dict[str, Any]] = [
-                {"$match": wanted},
-                {"$sort": {"scheduled_for": DESCENDING, "_id": DESCENDING}},
-                {"$limit": query.limit},
-            ]
-            if query.is_whole:
-                return [shown(row) for row in await self._found(rows)]
-            try:
-                previews = {name: _preview(name) for name in _LONG}
-                found = await self._found([*rows, {"$set": previews}])
-            except OperationFailure as error:
-                if error.code != _NOT_UTF8:
-                    raise
-                found = await self._found([*rows, {"$unset": list(_LONG)}])
-        return [shown(row) for row in found]
+                cursor = await self._cursor(agent_id, query.after)
+                slot = cursor.get("scheduled_for")
+                same = {**wanted, "scheduled_for": slot, "_id": {"$lt": cursor["_id"]}}
+                rows += await self._of_one_slot(same, query)
+                wanted |= _earlier_than(slot)
+            rows += await self._latest_slots(wanted, query)
+        return [shown(row) for row in rows[: query.limit]]
+
+    async def _cursor(self, agent_id: str, execution_id: str) -> Mapping[str, Any]:
+        row = await self._rows.find_one(
+            {"execution_id": execution_id, "councilor_id": agent_id}, {"scheduled_for": 1}
+        )
+        if row is None:
+            raise UnknownRow(execution_id)
+        return row
+
+    async def _latest_slots(
+        self, wanted: Mapping[str, Any], query: HistoryQuery
+    ) -> Sequence[Mapping[str, Any]]:
+        """By the index alone, which does not know the order of rows of one slot: that is ours."""
+        found = await self._shown(wanted, {"scheduled_for": DESCENDING}, query.limit + 1, query)
+        if len(found) <= query.limit or found[-1].get("scheduled_for") != found[-2].get(
+            "scheduled_for"
+        ):
+            return found
+        last = found[-1].get("scheduled_for")
+        before = [row for row in found if row.get("scheduled_for") != last]
+        return [*before, *await self._of_one_slot({**wanted, "scheduled_for": last}, query)]
+
+    async def _of_one_slot(
+        self, wanted: Mapping[str, Any], query: HistoryQuery
+    ) -> Sequence[Mapping[str, Any]]:
+        return await self._shown(wanted, {"_id": DESCENDING}, query.limit, query)
+
+    async def _shown(
+        self, wanted: Mapping[str, Any], order: Mapping[str, int], limit: int, query: HistoryQuery
+    ) -> Sequence[Mapping[str, Any]]:
+        rows: list[dict[str, Any]] = [{"$match": wanted}, {"$sort": order}, {"$limit": limit}]
+        if query.is_whole:
+            return await self._found(rows)
+        try:
+            return await self._found([*rows, {"$set": {name: _preview(name) for name in _LONG}}])
+        except OperationFailure as error:
+            if error.code != _NOT_UTF8:
+                raise
+            return await self._found([*rows, {"$unset": list(_LONG)}])
 
     async def _found(self, stages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         return await self._rows.aggregate(stages, maxTimeMS=_MOST_MS).to_list(None)
@@ -94,23 +125,28 @@ class MongoHistory:
             row = await self._rows.find_one(wanted, max_time_ms=_MOST_MS)
         return None if row is None else shown(row)
 
-    async def slot_at(
-        self, agent_id: str, instant: datetime, *, asked_for: bool = False
+    async def slot_at(self, agent_id: str, instant: datetime) -> LedgerRow | None:
+        return await self._latest_slot(agent_id, _EPOCH, instant, {"$ne": Trigger.MANUAL.value})
+
+    async def request_at(
+        self, agent_id: str, since: datetime, instant: datetime
     ) -> LedgerRow | None:
-        manual = Trigger.MANUAL.value
-        wanted: dict[str, Any] = {
-            "councilor_id": agent_id,
-            "scheduled_for": {"$gte": _EPOCH, "$lte": instant},
-            "trigger": manual if asked_for else {"$ne": manual},
-        }
+        return await self._latest_slot(agent_id, since, instant, Trigger.MANUAL.value)
+
+    async def _latest_slot(
+        self, agent_id: str, since: datetime, until: datetime, trigger: object
+    ) -> LedgerRow | None:
+        slots = {"$gte": since, "$lte": until}
         with translated():
             row = await self._rows.find_one(
-                wanted,
+                {"councilor_id": agent_id, "scheduled_for": slots, "trigger": trigger},
                 {"output": 0},
                 sort=[("scheduled_for", DESCENDING)],
                 max_time_ms=_MOST_MS,
             )
-        return None if row is None else shown(row)
+        # A list of dates is within those bounds, too.
+        is_slot = row is not None and isinstance(row.get("scheduled_for"), datetime)
+        return shown(row) if row is not None and is_slot else None
 
     async def latest(self, agent_ids: Sequence[str]) -> Mapping[str, LedgerRow]:
         rows = await self._looked_up(
@@ -184,6 +220,15 @@ class MongoHistory:
             )
             for group in found
         ]
+
+
+def _earlier_than(slot: object) -> dict[str, Any]:
+    """What comes after this slot, latest first; another program's rows may name none at all."""
+    if slot is None:
+        return {"_id": {"$in": []}}
+    if not isinstance(slot, datetime):
+        return {"scheduled_for": {"$lt": slot}}
+    return {"$or": [{"scheduled_for": {"$lt": slot}}, {"scheduled_for": None}]}
 
 
 def _filter_of(agent_id: str, query: HistoryQuery) -> dict[str, Any]:

@@ -84,15 +84,20 @@ def _skipped_slot(verdict: Verdict, status_read: object) -> Any:
 def _history(verdict: Verdict) -> Any:
     """The states of late, each with the time since which it holds, the present one last."""
     there = "$councilor_status.history"
-    state = {"state": _literal(verdict.state.value), "since": "$$NOW"}
+    state: dict[str, Any] = {"state": _literal(verdict.state.value), "since": "$$NOW"}
     if verdict.problem is not None:
         state["error"] = _literal(verdict.problem.message)
     longer = {"$slice": [{"$concatArrays": ["$$there", [state]]}, -REMEMBERED_STATES]}
-    is_same = {"$eq": [{"$last": "$$there.state"}, state["state"]]}
+    is_same = {
+        "$and": [
+            {"$eq": ["$$last.state", state["state"]]},
+            {"$eq": [{"$ifNull": ["$$last.error", None]}, state.get("error")]},
+        ]
+    }
     is_ours = [{"$eq": [{"$type": "$councilor_status"}, "object"]}, {"$isArray": there}]
     return _let(
         there={"$cond": [{"$and": is_ours}, there, []]},
-        then={"$cond": [is_same, "$$there", longer]},
+        then=_let(last={"$last": "$$there"}, then={"$cond": [is_same, "$$there", longer]}),
     )
 
 
