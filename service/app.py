@@ -239,6 +239,7 @@ class _Service:
             schedules=schedule_policy(settings),
         )
         self._jobs = TimedJobs(self._job_changed, self._clock)
+        self._timeline = Timeline(self._stores.history, self._jobs, self._clock, self._capacity)
         self._reconciler: Reconciler | None = None
         self._settler: Settler | None = None
         self._projection = Projection(
@@ -272,6 +273,7 @@ class _Service:
         if not await self._database_is_usable():
             return
         await stack.enter_async_context(self._task(self._events.follow(), "follow the ledger"))
+        await stack.enter_async_context(self._task(self._timeline.prepare(), "index the ledger"))
         await stack.enter_async_context(self._beating())
         await stack.enter_async_context(self._projecting())
         await stack.enter_async_context(self._notifying())
@@ -302,7 +304,7 @@ class _Service:
                 kept_for=settings.scheduler_execution_ttl,
                 run_timeout=settings.scheduler_run_timeout,
             ),
-            Timeline(stores.history, self._jobs, self._clock, self._capacity),
+            self._timeline,
         ).add_to(app)
         Live(self._events).add_to(app)
         add_page(app)

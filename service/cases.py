@@ -12,6 +12,7 @@ from service.claims import Launch
 from service.domain.config import instant_from
 from service.domain.councilor import Councilor, SchedulePolicy, parse_councilor
 from service.domain.execution import (
+    LONGEST_NAME,
     Attempt,
     Execution,
     Fire,
@@ -158,8 +159,8 @@ class Cases:
             nonce=self._nonce(execution_id),
             started_at=now,
             attempts=(Attempt(now, None),),
-            display_name=case.councilor.display_name,
-            task_name=case.councilor.task.name,
+            display_name=case.councilor.display_name[:LONGEST_NAME],
+            task_name=case.councilor.task.name[:LONGEST_NAME],
         )
         return self._launch_of(case, execution, next_slot, None)
 
@@ -283,8 +284,10 @@ class Cases:
             owner=self._runner.owner,
             at=case.now,
             stretch=stretch,
-            display_name=case.desired.name if isinstance(case.desired, Desired) else "",
-            task_name=case.councilor.task.name if case.councilor is not None else "",
+            display_name=case.desired.name[:LONGEST_NAME]
+            if isinstance(case.desired, Desired)
+            else "",
+            task_name=case.councilor.task.name[:LONGEST_NAME] if case.councilor is not None else "",
         )
         return replace(row, nonce=self._nonce(row.execution_id))
 

@@ -6,6 +6,7 @@ but only while somebody listens, since each stream costs the database.
 
 import asyncio
 import random
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -40,10 +41,13 @@ _NOT_RUN = (
 _LONGEST_ERROR = 2_000
 _CAUGHT_UP_AT_ONCE = 4
 """Listeners for whom the ledger is asked what they have missed: each takes a stream for it."""
+_TOLD_AT_ONCE = 20
+"""Events that are told to all before the event loop may turn to something else."""
+_POSITION = re.compile("[0-9A-Fa-f]{2,1024}")
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Event:
     """One thing that has happened. With its `id`, a listener may go on after it elsewhere."""
 
@@ -66,6 +70,10 @@ class EventPolicy:
     open_seconds: float = 3.0
 
 
+_LOST = Event("events_lost", {})
+"""What has happened is not known any more: whoever keeps a picture has to look anew."""
+
+
 class Listener:
     """What one listener is to hear. Ends where it is left behind, or the service stops."""
 
@@ -75,6 +83,8 @@ class Listener:
         self._has_any = asyncio.Event()
         self._told: set[str] = set()
         self.is_over = False
+        self.is_deaf = False
+        """Whether the ledger was not followed yet when it came."""
 
     def tell(self, event: Event) -> bool:
         """Have it heard; False where this listener is too far behind, which ends it."""
@@ -90,9 +100,13 @@ class Listener:
     def catch_up(self, missed: Sequence[Event]) -> None:
         """Have these heard first, and none of them twice."""
         self._told = {event.id for event in missed if event.id is not None}
-        waiting = [event for event in self._events if event.id not in self._told]
+        first = set(missed)
+        waiting = [
+            event for event in self._events if event not in first and event.id not in self._told
+        ]
         self._events = deque([*missed, *waiting])
-        self._has_any.set()
+        if self._events:
+            self._has_any.set()
 
     def end(self) -> None:
         """Let it hear nothing more."""
@@ -138,37 +152,40 @@ class Events:
         return len(self._listeners)
 
     @asynccontextmanager
-    async def listening(self, last_id: str | None = None) -> AsyncIterator[Listener]:
-        """Listen, from now on or from after the event with this id, which any replica has told.
-
-        Where what has happened since is not known any more, the first event is `events_lost`.
-        """
+    async def listening(self) -> AsyncIterator[Listener]:
+        """Listen: nothing that happens from here on is overlooked, or it is said to be lost."""
         listener = Listener(self._policy.waiting)
-        recent = self._since(last_id) if last_id is not None else []
         self._listeners.add(listener)
         self._telemetry.listeners_counted(len(self._listeners))
         self._wanted.set()
         if self._is_over:
             listener.end()
         try:
-            if recent is None:
-                listener.catch_up(await self._missed(last_id or ""))
-            elif recent:
-                listener.catch_up(recent)
-            await self._until_open()
+            listener.is_deaf = not await self._opens()
             yield listener
         finally:
             self._listeners.discard(listener)
             self._telemetry.listeners_counted(len(self._listeners))
             self._left_at = monotonic()
 
-    async def _until_open(self) -> None:
-        """Nothing that happens after that is overlooked; without MongoDB, there is less to hear."""
+    async def _opens(self) -> bool:
+        """Wait until the ledger is followed; without MongoDB there is less to hear."""
         try:
             async with asyncio.timeout(self._policy.open_seconds):
                 await self._is_open.wait()
         except TimeoutError:
-            return
+            return False
+        return True
+
+    async def catch_up(self, listener: Listener, last_id: str) -> None:
+        """Have it hear first what has happened since the event with this id, told by any replica.
+
+        Where that is not known any more, the first event is `events_lost`.
+        """
+        missed = self._since(last_id)
+        if missed is None:
+            missed = await self._missed(last_id)
+        listener.catch_up(missed if missed is not None else [_LOST])
 
     def _since(self, last_id: str) -> list[Event] | None:
         """What was told here after this event; None where it was told elsewhere, or long ago."""
@@ -178,23 +195,29 @@ class Events:
         place = len(ids) - 1 - ids[::-1].index(last_id)
         return list(self._recent)[place + 1 :]
 
-    async def _missed(self, last_id: str) -> list[Event]:
-        """What the ledger says has happened since, as far as the database remembers."""
-        lost = [Event("events_lost", {"since": last_id})]
+    async def _missed(self, last_id: str) -> list[Event] | None:
+        """What the ledger says has happened since, up to where it is followed now."""
         position, _, _ = last_id.partition("/")
-        if not position or not set(position) <= set("0123456789abcdefABCDEF"):
-            return lost
-        missed: list[Event] = []
+        here = self._position
+        if _POSITION.fullmatch(position) is None or here is None or not self._is_open.is_set():
+            return None
         try:
-            async with self._catching_up, self._journal.follow(position) as journal:
-                until = monotonic() + self._policy.missed_seconds
-                while entries := await journal.entries():
-                    missed += [_event_of(entry) for entry in entries]
-                    if len(missed) > self._policy.remembered or monotonic() > until:
-                        return lost
-        except (WatchLost, Unavailable, Misconfigured):
-            return lost
-        return missed
+            async with asyncio.timeout(self._policy.missed_seconds), self._catching_up:
+                return await self._between(position, here)
+        except (TimeoutError, WatchLost, Unavailable, Misconfigured):
+            return None
+
+    async def _between(self, position: str, here: str) -> list[Event] | None:
+        missed: list[Event] = []
+        async with self._journal.follow(position) as journal:
+            while True:
+                entries = await journal.entries()
+                # What came later, this listener hears as it comes. Positions sort as they come.
+                missed += [_event_of(entry) for entry in entries if entry.position <= here]
+                if len(missed) > self._policy.remembered:
+                    return None
+                if not entries or (journal.position or here) >= here:
+                    return missed
 
     async def follow(self) -> None:
         """Tell what happens while somebody listens, until cancelled."""
@@ -222,9 +245,15 @@ class Events:
     async def _tell_all(self, journal: OpenJournal) -> None:
         self._position = journal.position or self._position
         self._is_open.set()
+        for listener in self._listeners:
+            if listener.is_deaf:
+                listener.is_deaf = False
+                listener.tell(_LOST)
         try:
             while self._is_wanted():
-                for entry in await journal.entries():
+                for place, entry in enumerate(await journal.entries()):
+                    if place % _TOLD_AT_ONCE == _TOLD_AT_ONCE - 1:
+                        await asyncio.sleep(0)
                     self._position, self._beside = entry.position, 0
                     self._tell(_event_of(entry))
                 self._position = journal.position or self._position
@@ -242,7 +271,7 @@ class Events:
     def _lose(self) -> None:
         """Go on from now, where the place that we were at is forgotten."""
         if self._position is not None:
-            self._tell(Event("events_lost", {"since": self._position}))
+            self._tell(_LOST)
         self._position = None
 
     def job_changed(self, change: Change | None, job: Job) -> None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from time import monotonic
 from typing import Any, cast
 
+from service.domain.config import instant_from
 from service.domain.councilor import SchedulePolicy
 from service.domain.jobs import Absence, AgentDocument, Desired, Job, JobState, StoredJob
 from service.domain.planning import contested, desired_job, past_of, skipped_slot_of
@@ -230,11 +231,16 @@ def item_of(job: Job, document: AgentDocument, latest: LedgerRow | None, now: da
         "timezone": schedule.zone if schedule is not None else None,
         "explanation": explanation_of(job.spec, job.skipped_slot, now) if job.spec else None,
         "next_run_time": _next_run_of(job),
-        "last_execution": counted.get("last_execution"),
+        "last_execution": instant_from(counted.get("last_execution")),
         "last_severity": latest.fields.get("severity") if latest is not None else None,
-        "success_rate": counted.get("success_rate"),
+        "success_rate": _number(counted.get("success_rate")),
         "error": error_of(job.problem),
     }
+
+
+def _number(said: object) -> float | int | None:
+    """What somebody wrote there, where it is a number."""
+    return said if isinstance(said, int | float) and not isinstance(said, bool) else None
 
 
 def _by_next_run(job: Job) -> tuple[bool, float, str]:

@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 
+import structlog
+
 from service.domain.execution import Status
 from service.domain.forecast import Forecast, forecast
-from service.ports import Clock, EndedRuns, History, JobTable
+from service.ports import Clock, EndedRuns, History, JobTable, ServiceError
+
+log = structlog.get_logger()
 
 _HALF_A_DAY = timedelta(hours=12)
 _BUCKET = timedelta(minutes=15)
 _PAST_SECONDS, _FUTURE_SECONDS = 2.0, 30.0
 """How old an answer may be: a page that is live asks again and again."""
+_LOOK_AGAIN_SECONDS = 300.0
 _RUN_TIME = timedelta(seconds=30)
 """How long a run takes, where nothing has run yet."""
 
@@ -44,6 +49,15 @@ class Timeline:
         self._one_at_a_time = asyncio.Lock()
         self._past: tuple[float, Sequence[EndedRuns]] = (-_PAST_SECONDS, ())
         self._future: tuple[float, Forecast] = (-_FUTURE_SECONDS, Forecast((), False))
+
+    async def prepare(self) -> None:
+        """Have what makes it cheap, and have it again should somebody take it away; for ever."""
+        while True:
+            try:
+                await self._history.prepare()
+            except ServiceError as error:
+                log.warning("timeline_slow", error=str(error))
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     async def around_now(self) -> Mapping[str, object]:
         """Twelve hours of what has ended and twelve of what is to come. Raises Unavailable."""

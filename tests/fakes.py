@@ -475,6 +475,9 @@ class FakeLedger:
         self.outage.check()
         return frozenset(execution_ids) & self.rows.keys()
 
+    async def prepare(self) -> None:
+        self.outage.check()
+
     async def page(self, agent_id: str, query: HistoryQuery) -> Sequence[LedgerRow]:
         self.outage.check()
         rows = [

@@ -11,6 +11,8 @@ from service.domain.severity import Severity
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
+LONGEST_NAME = 200
+"""Characters of a name that a ledger row carries."""
 STALE_REQUEST = timedelta(hours=1)
 """A run-now request older than this when first seen never runs."""
 

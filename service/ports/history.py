@@ -45,6 +45,9 @@ class EndedRuns:
 class History(Protocol):
     """The collection `councilor_executions` as people read it. Each method raises Unavailable."""
 
+    async def prepare(self) -> None:
+        """Have what makes `ended` cheap. Raises Misconfigured, too."""
+
     async def page(self, agent_id: str, query: HistoryQuery) -> Sequence[LedgerRow]:
         """An agent's rows, latest slot first, of `output` and `error` only the beginning.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from functools import lru_cache
 
 import orjson
 from aiohttp import web
@@ -34,10 +35,13 @@ class Live:
         if self._events.listeners >= _MOST_CLIENTS:
             raise web.HTTPServiceUnavailable(text=f"{_MOST_CLIENTS} clients listen already")
         last_id = request.headers.get("Last-Event-ID") or None
-        async with self._events.listening(last_id) as listener:
-            response = web.StreamResponse(headers={**SECURITY_HEADERS, **_HEADERS})
-            await response.prepare(request)
+        response = web.StreamResponse(headers={**SECURITY_HEADERS, **_HEADERS})
+        async with self._events.listening() as listener:
             try:
+                await response.prepare(request)
+                await _write(response, _BEGIN)
+                if last_id is not None:
+                    await self._events.catch_up(listener, last_id)
                 await self._tell(response, listener)
             except (TimeoutError, ConnectionError):
                 listener.end()
@@ -46,7 +50,6 @@ class Live:
         return response
 
     async def _tell(self, response: web.StreamResponse, listener: Listener) -> None:
-        await _write(response, _BEGIN)
         while not listener.is_over:
             events = await listener.heard(self._heartbeat_seconds)
             if not listener.is_over:
@@ -66,6 +69,7 @@ def encoded(events: Iterable[Event]) -> bytes:
     return b"".join(_encoded(event) for event in events)
 
 
+@lru_cache(maxsize=4_096)  # once for all who hear it
 def _encoded(event: Event) -> bytes:
     place = f"id: {event.id}\n" if event.id is not None else ""
     data = orjson.dumps(event.fields, default=plain, option=_OPTIONS)

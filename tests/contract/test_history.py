@@ -10,7 +10,6 @@ from bson.raw_bson import RawBSONDocument
 
 from service.adapters.mongo.client import Client
 from service.adapters.mongo.history import MongoHistory
-from service.adapters.mongo.ledger import MongoLedger
 from service.domain.execution import NotRun, Reason, Status, Stretch, Trigger
 from service.domain.severity import Severity
 from service.ports import EndedRuns, History, HistoryQuery, Ledger, LedgerRow, UnknownRow
@@ -170,7 +169,7 @@ async def test_what_other_programs_wrote_hides_nothing(client: Client, database:
 @pytest.mark.mongo
 async def test_a_day_is_counted_from_an_index_alone(client: Client, database: str) -> None:
     """No row is fetched: outputs may be large."""
-    await MongoLedger(client, database, "executions", "agents").prepare(keep_for=None)
+    await MongoHistory(client, database, "executions").prepare()
     wanted = {"completed_at": {"$gte": NOON, "$lt": NOON + MINUTE, "$type": "date"}}
     fields = {"_id": 0, **dict.fromkeys(("completed_at", "severity", "status", "duration_ms"), 1)}
     stages = [

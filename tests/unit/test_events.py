@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.events import EventPolicy, Events
+from service.events import EventPolicy, Events, Listener
 from service.ports import JournalEntry, LedgerEntry, NotificationEntry, Unavailable, WatchLost
 from service.telemetry import Telemetry
 from tests.fakes import NOON
@@ -84,6 +84,13 @@ class _Following:
             return found
 
 
+@asynccontextmanager
+async def coming_back(events: Events, last_id: str) -> AsyncIterator[Listener]:
+    async with events.listening() as listener:
+        await events.catch_up(listener, last_id)
+        yield listener
+
+
 async def heard_by(listener: Any, count: int) -> list[tuple[str, str | None]]:
     """The names and ids of so many events."""
     told = list[tuple[str, str | None]]()
@@ -156,7 +163,7 @@ async def test_who_comes_back_hears_what_is_remembered_here_and_nothing_twice(
             assert await heard_by(listener, 2)
         await journal.write(entry(3))
         await turned()
-        async with events.listening("0001") as listener:
+        async with coming_back(events, "0001") as listener:
             await journal.write(entry(4))
             told = await heard_by(listener, 3)
         assert [place for _, place in told] == ["0002", "0003", "0004"]
@@ -168,7 +175,7 @@ async def test_who_comes_from_elsewhere_hears_what_the_ledger_remembers(
 ) -> None:
     await journal.write(*(entry(n) for n in range(1, 4)))
     async with going(events.follow()), events.listening() as other:
-        async with events.listening("0001/7") as listener:
+        async with coming_back(events, "0001/7") as listener:
             await journal.write(entry(4))
             told = await heard_by(listener, 3)
         assert [place for _, place in told] == ["0002", "0003", "0004"]
@@ -181,7 +188,7 @@ async def test_what_is_forgotten_is_said_to_be_lost(
 ) -> None:
     await journal.write(entry(1), entry(2))
     journal.oldest = 2
-    async with going(events.follow()), events.listening(last_id) as listener:
+    async with going(events.follow()), coming_back(events, last_id) as listener:
         assert await heard_by(listener, 1) == [("events_lost", None)]
 
 
@@ -189,7 +196,32 @@ async def test_more_than_is_remembered_is_said_to_be_lost(
     events: Events, journal: FakeJournal
 ) -> None:
     await journal.write(*(entry(n) for n in range(1, 9)))
-    async with going(events.follow()), events.listening("0001") as listener:
+    async with going(events.follow()), coming_back(events, "0001") as listener:
+        assert await heard_by(listener, 1) == [("events_lost", None)]
+
+
+async def test_what_comes_on_and_on_does_not_keep_anybody_from_being_caught_up(
+    events: Events, journal: FakeJournal
+) -> None:
+    """Up to where the ledger was followed when it came: the rest it hears as it comes."""
+    await journal.write(*(entry(n) for n in range(1, 4)))
+    async with going(events.follow()), events.listening() as other:
+        await journal.write(entry(4))
+        assert await heard_by(other, 1)
+        async with events.listening() as listener:
+            await journal.write(entry(5), entry(6))
+            await events.catch_up(listener, "0002")
+            told = await heard_by(listener, 4)
+        assert [place for _, place in told] == ["0003", "0004", "0005", "0006"]
+
+
+async def test_who_came_while_nothing_was_followed_is_told_that_something_is_lost(
+    journal: FakeJournal, telemetry: Telemetry
+) -> None:
+    journal.is_away = True
+    events = Events(journal, telemetry, EventPolicy(open_seconds=0.01))
+    async with going(events.follow()), events.listening() as listener:
+        journal.is_away = False
         assert await heard_by(listener, 1) == [("events_lost", None)]
 
 
@@ -255,7 +287,7 @@ async def test_what_a_replica_knows_by_itself_has_a_place_of_its_own(
             events.job_removed("b")
             told = await heard_by(listener, 2)
         assert told == [("job_changed", "0001/1"), ("job_changed", "0001/2")]
-        async with events.listening("0001/1") as listener:
+        async with coming_back(events, "0001/1") as listener:
             assert await heard_by(listener, 1) == [("job_changed", "0001/2")]
 
 

@@ -12,6 +12,7 @@ from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 
 from service.adapters.mongo.client import Client, translated
+from service.adapters.mongo.indexes import FOR_SUMMARIES, restore_indexes
 from service.adapters.mongo.keys import LENIENT
 from service.adapters.mongo.rows import shown
 from service.domain.execution import Status, Trigger
@@ -50,6 +51,10 @@ class MongoHistory:
             read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern("majority"),
         )
+
+    async def prepare(self) -> None:
+        """Have the index that summaries need. Raises Unavailable, Misconfigured."""
+        await restore_indexes(self._rows, FOR_SUMMARIES)
 
     async def page(self, agent_id: str, query: HistoryQuery) -> Sequence[LedgerRow]:
         wanted = _filter_of(agent_id, query)

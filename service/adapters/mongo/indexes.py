@@ -1,6 +1,6 @@
 """The indexes of `councilor_executions`, and the one that expires its rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -49,6 +49,11 @@ INDEXES = (
         name="stretches",
         partialFilterExpression={"last_slot": {"$exists": True}},
     ),
+)
+"""The first unique index makes one row of a slot (so does `_id`, should somebody drop the
+collection and with it the indexes); the second makes an overlap impossible."""
+
+FOR_SUMMARIES = (
     IndexModel(
         # All that a day's summary needs, written once, when a row is closed.
         [(name, ASCENDING) for name in ("completed_at", "severity", "status", "duration_ms")],
@@ -56,16 +61,15 @@ INDEXES = (
         partialFilterExpression={"completed_at": {"$type": "date"}},
     ),
 )
-"""The first unique index makes one row of a slot (so does `_id`, should somebody drop the
-collection and with it the indexes); the second makes an overlap impossible."""
+"""What no promise rests on: made while the service runs, since a large ledger takes long."""
 
 
-async def restore_indexes(rows: Rows) -> None:
+async def restore_indexes(rows: Rows, indexes: Sequence[IndexModel] = INDEXES) -> None:
     """Have them all. Raises Unavailable, and Misconfigured where rows or indexes are in the way."""
     try:
         # An equal index of another name serves as well; creating ours would fail.
         there = [_essence_of(index) async for index in rows.list_indexes()]
-        missing = [index for index in INDEXES if _essence_of(index.document) not in there]
+        missing = [index for index in indexes if _essence_of(index.document) not in there]
         if missing:
             await rows.create_indexes(missing)
     except DuplicateKeyError as error:
