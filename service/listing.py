@@ -1,7 +1,8 @@
 """Councilors as they are shown to people and programs: one item each, in pages."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -38,10 +39,13 @@ MOST_BY_SEVERITY = 20_000
 """Councilors of which the ledger is asked for the latest run: half a second for 10,000."""
 _RECENT = 20
 _KNOWN_SECONDS = 5.0
+_NEVER = -1.0
+_Place = tuple[bool, Any, str]
+"""Whether a job comes last, what it is sorted by, and its id."""
 
 
 class UnknownCursor(ValueError):
-    """The page asked for begins after a councilor that is not there."""
+    """The page asked for begins at no place of this order."""
 
 
 class TooMany(ValueError):
@@ -88,17 +92,11 @@ class Listing:
             jobs = await self._ended_with(query.severity, jobs)
         # In a thread, where timers are kept meanwhile: of 100,000 jobs it takes a while.
         chosen = await asyncio.to_thread(chosen_of, jobs, query)
-        start = 0
-        if query.after is not None:
-            places = (place for place, job in enumerate(chosen) if job.agent_id == query.after)
-            place = next(places, None)
-            if place is None:
-                raise UnknownCursor(query.after)
-            start = place + 1
+        start = _start_of(chosen, query) if query.after is not None else 0
         shown = chosen[start : start + query.limit]
         is_last = start + query.limit >= len(chosen)
         items = await self.items(shown, runs=query.runs)
-        return Page(items, len(chosen), None if is_last or not shown else shown[-1].agent_id)
+        return Page(items, len(chosen), None if is_last else _cursor_at(shown[-1], query.sort))
 
     async def _ended_with(self, severity: Severity, jobs: Sequence[Job]) -> Sequence[Job]:
         """Those of which the latest run ended so; what was read may be some seconds old."""
@@ -161,10 +159,44 @@ def chosen_of(jobs: Sequence[Job], query: Query) -> list[Job]:
         and (text in job.agent_id.casefold() or text in job.name.casefold())
     ]
     order = query.sort.removeprefix("-")
-    chosen.sort(key=_ORDERS[Sort(order)], reverse=query.sort != order)
+    chosen.sort(key=lambda job: _ORDERS[Sort(order)](job)[1:], reverse=query.sort != order)
     if order == Sort.NEXT_RUN_TIME:  # what has none comes last, either way
         chosen.sort(key=lambda job: job.next_run_at is None)
     return chosen
+
+
+def _cursor_at(job: Job, sort: str) -> str:
+    """Where the next page begins: a place in the order, whatever becomes of this job."""
+    _, key, agent_id = _ORDERS[Sort(sort.removeprefix("-"))](job)
+    return agent_id if key == "" else json.dumps([key, agent_id])
+
+
+def _start_of(chosen: Sequence[Job], query: Query) -> int:
+    """How many jobs come before the page. Raises UnknownCursor."""
+    order = Sort(query.sort.removeprefix("-"))
+    cursor = _place_of(query.after or "", order)
+    is_reversed = query.sort != order
+
+    def is_beyond(job: Job) -> bool:
+        is_last, *key = _ORDERS[order](job)
+        if is_last != cursor[0]:
+            return is_last
+        return key < list(cursor[1:]) if is_reversed else key > list(cursor[1:])
+
+    return next((place for place, job in enumerate(chosen) if is_beyond(job)), len(chosen))
+
+
+def _place_of(after: str, order: Sort) -> _Place:
+    if order is Sort.AGENT_ID:
+        return (False, "", after)
+    try:
+        key, agent_id = json.loads(after)
+    except ValueError as error:
+        raise UnknownCursor(after) from error
+    is_key = isinstance(key, str) if order is Sort.NAME else _number(key) is not None
+    if not is_key or not isinstance(agent_id, str):
+        raise UnknownCursor(after)
+    return (order is Sort.NEXT_RUN_TIME and key == _NEVER, key, agent_id)
 
 
 def jobs_of(
@@ -243,13 +275,13 @@ def _number(said: object) -> float | int | None:
     return said if isinstance(said, int | float) and not isinstance(said, bool) else None
 
 
-def _by_next_run(job: Job) -> tuple[bool, float, str]:
+def _by_next_run(job: Job) -> _Place:
     at = job.next_run_at
-    return (at is None, at.timestamp() if at is not None else 0.0, job.agent_id)
+    return (at is None, at.timestamp() if at is not None else _NEVER, job.agent_id)
 
 
-_ORDERS = {
-    Sort.AGENT_ID: lambda job: (job.agent_id,),
-    Sort.NAME: lambda job: (job.name.casefold(), job.agent_id),
+_ORDERS: Mapping[Sort, Callable[[Job], _Place]] = {
+    Sort.AGENT_ID: lambda job: (False, "", job.agent_id),
+    Sort.NAME: lambda job: (False, job.name.casefold(), job.agent_id),
     Sort.NEXT_RUN_TIME: _by_next_run,
 }

@@ -46,7 +46,8 @@ class Routes:
         try:
             page = await self._listing.page(self._jobs.all(), query)
         except UnknownCursor as error:
-            raise web.HTTPBadRequest(text=f"after: no councilor {error} in this list") from error
+            text = "after: write what the page before says as next, in the same order"
+            raise web.HTTPBadRequest(text=text) from error
         except TooMany as error:
             text = f"severity: {error} councilors are too many to look at; narrow them down by q"
             raise web.HTTPBadRequest(text=text) from error

@@ -201,10 +201,58 @@ async def test_a_service_that_is_gone_leaves_a_page_that_says_so_and_comes_back(
     await page.wait_for_selector("#health[data-state=ok]", timeout=LONG_MS)
 
 
+async def test_a_page_comes_back_while_the_ledger_never_rests(
+    start: Start, db: Database, opened: Open
+) -> None:
+    """After more silence than it bears, with runs all the time."""
+    port = free_port()
+    service = await start(scheduler_http_port=port)
+    for n in range(4):
+        await db["agents"].insert_one(
+            {"agent_id": f"busy {n}", "is_councilor": True, "councilor_config": config("1s")}
+        )
+    page = await opened(service.base_url, expects_errors=True)
+    await page.wait_for_selector("#rows .tag.success", timeout=LONG_MS)
+    await service.stop()
+    await page.wait_for_selector("#live[data-state=stale]", timeout=LONG_MS)
+    await page.evaluate("Date.now = ((now) => () => now() + 30000)(Date.now.bind(Date))")
+    await page.evaluate("dispatchEvent(new Event('online'))")
+    await start(scheduler_http_port=port)
+    await page.wait_for_selector("#live[data-state=live]", timeout=2 * LONG_MS)
+    await page.wait_for_selector("#health[data-state=ok]", timeout=LONG_MS)
+
+
+async def test_one_odd_document_hides_no_other(start: Start, db: Database, opened: Open) -> None:
+    service = await start()
+    for agent_id, stats in (
+        ("text", {"success_rate": "75.8 %", "last_execution": "n/a"}),
+        ("nothing", {"success_rate": None, "last_execution": None}),
+        ("odd", {"success_rate": float("nan"), "last_execution": [1]}),
+    ):
+        await db["agents"].insert_one(
+            {
+                "agent_id": agent_id,
+                "is_councilor": True,
+                "councilor_config": config("1h"),
+                "stats": stats,
+            }
+        )
+    await db["councilor_executions"].insert_one(
+        {"councilor_id": "odd", "execution_id": {"a": 1}, "status": 5, "scheduled_for": "x"}
+    )
+    page = await opened(service.base_url)
+    await page.wait_for_function(
+        "() => document.querySelectorAll('#rows tr[data-agent]').length === 3"
+    )
+    await page.locator('tr[data-agent="odd"] a').click()
+    await page.wait_for_selector("#detail-facts dd")
+    await page.wait_for_selector("#ledger tr[data-id], #ledger tr")
+
+
 async def test_the_page_asks_for_the_token_and_shows_nothing_without(
     start: Start, db: Database, opened: Open
 ) -> None:
-    service = await start(scheduler_http_token=SecretStr("open sesame"))
+    service = await start(scheduler_http_token=SecretStr("ouvre-toi, sésame"))
     await db["agents"].insert_one(
         {"agent_id": "scout", "is_councilor": True, "councilor_config": config("1h")}
     )
@@ -214,11 +262,14 @@ async def test_the_page_asks_for_the_token_and_shows_nothing_without(
     await page.locator("#token").fill("guessed")
     await page.get_by_role("button", name="Open").click()
     await page.wait_for_selector("#ask-error:not([hidden])")
-    await page.locator("#token").fill("open sesame")
+    for _ in range(3):
+        await page.keyboard.press("Escape")
+    await page.wait_for_selector("#ask[open]")
+    await page.locator("#token").fill("ouvre-toi, sésame")
     await page.get_by_role("button", name="Open").click()
     await page.wait_for_selector('tr[data-agent="scout"]')
     await page.wait_for_selector("#live[data-state=live]", timeout=LONG_MS)
-    assert "sesame" not in page.url
+    assert "same" not in page.url
 
 
 async def test_why_is_answered_on_the_page(start: Start, db: Database, opened: Open) -> None:

@@ -1,12 +1,15 @@
 """The HTTP interface: who may ask what, and what is never said."""
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from pydantic import SecretStr
 
 from service.app import wall_clock
+from service.listing import Sort
 from service.web.openapi import OPENAPI
 from tests.flow.conftest import Database, Service, Start, TestConductor, config, rows_of
 from tests.steps import eventually
@@ -113,7 +116,10 @@ async def test_the_page_is_one_small_answer_of_its_own(start: Start) -> None:
         ("/jobs?severity=bad", "severity"),
         ("/jobs?sort=prompt", "sort"),
         ("/jobs?runs=61", "runs"),
-        ("/jobs?after=nobody", "after"),
+        ("/jobs?sort=name&after=nobody", "after"),
+        ("/jobs?sort=next_run_time&after=[null,2]", "after"),
+        ("/jobs?sort=name&after=[[],[]]", "after"),
+        ("/jobs?after=nobody", None),
         ("/jobs?order=name", "order"),
         ("/jobs?q=" + "x" * 201, "q"),
         ("/jobs/scout?prompt=yes", "prompt"),
@@ -176,6 +182,40 @@ async def test_lists_are_filtered_and_sorted(start: Start, db: Database) -> None
     assert await listed("q=NEV") == ["never"]
     _, said = await service.get("/jobs?runs=5&q=a&limit=1")
     assert [row["status"] for row in said["items"][0]["recent"]] == ["error"]
+
+
+@pytest.mark.parametrize("sort", Sort)
+async def test_pages_meet_whatever_becomes_of_those_at_their_ends(
+    start: Start, db: Database, sort: Sort
+) -> None:
+    """A cursor is a place in an order, not a councilor."""
+    service = await start()
+    for n in range(6):
+        await promote(db, f"a{n}", f"{n + 1}h", enabled=n != 3)
+    for n in range(6):
+        await eventually(partial(is_job, service, f"a{n}"), saying="a job")
+    found, after = list[str](), ""
+    while True:
+        _, said = await service.get(f"/jobs?sort={sort}&limit=2{after}")
+        found += [item["agent_id"] for item in said["items"]]
+        if said["next"] is None:
+            break
+        after = f"&after={quote(said['next'])}"
+        await db["agents"].delete_one({"agent_id": found[-1]})
+        await eventually(partial(is_gone, service, found[-1]), saying="gone")
+    wanted = [f"a{n}" for n in range(6)]
+    by_time = [*(agent_id for agent_id in wanted if agent_id != "a3"), "a3"]
+    if sort is Sort.NEXT_RUN_TIME_REVERSED:
+        by_time = [*by_time[-2::-1], "a3"]
+    if "time" in sort:
+        wanted = by_time
+    elif sort.startswith("-"):
+        wanted.reverse()
+    assert found == wanted
+
+
+async def is_gone(service: Service, agent_id: str) -> bool:
+    return (await service.get(f"/jobs/{agent_id}"))[0] == 404
 
 
 async def test_a_ledger_is_read_page_by_page(

@@ -5,16 +5,20 @@ const api = {
   token: sessionStorage.getItem("token") || "",
   asking: null,
 
+  /* A header holds bytes: those of the token in UTF-8. */
+  bearer: (token) => `Bearer ${String.fromCharCode(...new TextEncoder().encode(token))}`,
+
   headers(more) {
-    return api.token ? { ...more, Authorization: `Bearer ${api.token}` } : { ...more };
+    return api.token ? { ...more, Authorization: api.bearer(api.token) } : { ...more };
   },
 
   /* The answer as JSON. Throws an Error with the service's own words. */
-  async get(path, signal) {
-    const response = await fetch(path, { headers: api.headers({ Accept: "application/json" }), signal, cache: "no-store" });
+  async get(path) {
+    const headers = api.headers({ Accept: "application/json" });
+    const response = await fetch(path, { headers, signal: AbortSignal.timeout(20000), cache: "no-store" });
     if (response.status === 401) {
       await api.ask();
-      return api.get(path, signal);
+      return api.get(path);
     }
     const said = await response.json().catch(() => ({}));
     if (!response.ok && !(said.status && path === "/readyz")) {
@@ -31,11 +35,11 @@ const api = {
       const dialog = $("ask");
       const hadOne = api.token !== "";
       $("ask-error").hidden = !hadOne;
-      dialog.addEventListener("cancel", (event) => event.preventDefault());
+      dialog.onclose = () => { if (api.asking) dialog.showModal(); }; // there is nothing to see without
       $("ask-form").onsubmit = async (event) => {
         event.preventDefault();
         const token = $("token").value.trim();
-        const response = await fetch("/jobs?limit=1", { headers: { Authorization: `Bearer ${token}` } }).catch(() => null);
+        const response = await fetch("/jobs?limit=1", { headers: { Authorization: api.bearer(token) } }).catch(() => null);
         if (response === null || response.status === 401) {
           $("ask-error").hidden = false;
           $("token").select();
@@ -43,8 +47,8 @@ const api = {
         }
         api.token = token;
         sessionStorage.setItem("token", token);
-        dialog.close();
         api.asking = null;
+        dialog.close();
         resolve();
       };
       if (!dialog.open) dialog.showModal();
@@ -56,11 +60,13 @@ const api = {
 /* Server-sent events by fetch, which can send the token (EventSource cannot). Goes on after the
    last event that was heard; `changed` is told whether it hears anything. */
 function listen(heard, changed) {
-  let lastId = "", heardAt = 0, controller = null, pause = 500, timer = 0, isAgain = false;
+  let lastId = "", heardAt = 0, controller = null, pause = 500, timer = 0, isAgain = false, isOpen = false;
   const SILENT_MS = 25000; // two heartbeats and a half
 
   async function connect() {
     controller = new AbortController();
+    heardAt = Date.now(); // it has its time to answer, too
+    isOpen = true;
     try {
       const headers = api.headers({ Accept: "text/event-stream", ...(lastId ? { "Last-Event-ID": lastId } : {}) });
       const response = await fetch("/events", { headers, signal: controller.signal, cache: "no-store" });
@@ -71,6 +77,7 @@ function listen(heard, changed) {
     } catch {
       /* told below */
     }
+    isOpen = false;
     changed("stale");
     timer = setTimeout(connect, pause * (0.5 + Math.random()));
     pause = Math.min(pause * 2, 8000);
@@ -102,8 +109,12 @@ function listen(heard, changed) {
   }
 
   setInterval(() => {
-    if (heardAt && Date.now() - heardAt > SILENT_MS && controller) controller.abort();
+    if (isOpen && Date.now() - heardAt > SILENT_MS) controller.abort();
   }, 2000);
-  addEventListener("online", () => { clearTimeout(timer); if (controller.signal.aborted) connect(); });
+  addEventListener("online", () => {
+    if (isOpen) return;
+    clearTimeout(timer);
+    connect();
+  });
   connect();
 }

@@ -5,7 +5,7 @@ const LEDGER_SIZE = 30;
 const CHARTED = 200;
 
 const detail = {
-  agentId: null, chart: null, rows: [], next: null, extra: 0, open: new Set(), full: new Map(), loading: 0,
+  agentId: null, chart: null, rows: [], next: null, extra: 0, open: new Set(), full: new Map(), shown: new Map(), loading: 0,
 
   /* Show this councilor, anew or again. */
   async show(agentId) {
@@ -25,6 +25,7 @@ const detail = {
     Object.assign(detail, { agentId, chart: null, rows: [], next: null, extra: 0, whyAt: "", said: null });
     detail.open.clear();
     detail.full.clear();
+    detail.shown.clear();
     $("detail").replaceChildren();
   },
 
@@ -45,8 +46,7 @@ const detail = {
     showProblem(job, isGone);
     $("detail-facts").replaceChildren(...factsOf(job, ledger, isGone));
     $("detail-next").replaceChildren(...nextOf(job, isGone));
-    detail.rows = ledger.items;
-    detail.next = ledger.next;
+    keepRows(ledger);
     showLedger();
     showChart(ledger.items);
     if (!detail.whyAt) askWhy("");
@@ -94,7 +94,7 @@ function factsOf(job, ledger, isGone) {
     ["Schedule", job.schedule ? el("code", {}, plain(job.schedule)) : "none"],
     ["Time zone", plain(job.timezone || "none: an interval")],
     ["Since", verdict.accepted_at ? timeOf(verdict.accepted_at) : "–"],
-    ["Success", job.success_rate === null || job.success_rate === undefined ? "–" : `${job.success_rate.toFixed(1)} % of all runs`],
+    ["Success", job.success_rate === null || job.success_rate === undefined ? "–" : `${Number(job.success_rate).toFixed(1)} % of all runs`],
     ["Last run", last ? el("span", {}, tag(resultOf(last)), agoOf(last.completed_at || last.started_at)) : "never"],
   ];
   const states = (verdict.history || []).slice(-4).reverse();
@@ -127,11 +127,29 @@ function showChart(items) {
 
 /* -- the ledger -- */
 
+/* The latest rows as they are now, and those before them that were asked for. */
+function keepRows(ledger) {
+  const latest = new Set(ledger.items.map((row) => row.execution_id));
+  const older = detail.extra ? detail.rows.filter((row) => !latest.has(row.execution_id)) : [];
+  detail.rows = [...ledger.items, ...older].sort((a, b) => (a.scheduled_for < b.scheduled_for ? 1 : a.scheduled_for > b.scheduled_for ? -1 : 0));
+  if (!older.length) detail.next = ledger.next;
+}
+
+/* Rows that are as they were stay as they are: what is read, selected or scrolled in them, too. */
 function showLedger() {
-  const limit = LEDGER_SIZE + detail.extra, rows = detail.rows.slice(0, limit);
-  const focused = document.activeElement?.closest?.("tr[data-id]")?.dataset.id;
-  $("ledger").replaceChildren(...(rows.length ? rows.map(ledgerRow) : [el("tr.empty", {}, el("td", { colspan: 5 }, "No slot has come yet."))]));
-  if (focused) [...$("ledger").children].find((row) => row.dataset.id === focused)?.querySelector("summary, button")?.focus({ preventScroll: true });
+  const limit = LEDGER_SIZE + detail.extra, rows = detail.rows.slice(0, limit), before = detail.shown;
+  detail.shown = new Map();
+  const nodes = rows.map((row, place) => {
+    const id = row.execution_id ?? `row ${place}`;
+    const key = JSON.stringify([row, clock.isUTC, detail.full.has(`${id}/output`), detail.full.has(`${id}/error`)]);
+    const old = before.get(id), node = old && old.key === key ? old.node : ledgerRow(row);
+    detail.shown.set(id, { key, node });
+    return node;
+  });
+  if (!nodes.length) nodes.push(el("tr.empty", {}, el("td", { colspan: 5 }, "No slot has come yet.")));
+  const body = $("ledger");
+  nodes.forEach((node, place) => { if (body.children[place] !== node) body.insertBefore(node, body.children[place] || null); });
+  while (body.children.length > nodes.length) body.lastElementChild.remove();
   $("ledger-range").textContent = rows.length ? `The latest ${count(rows.length)}` : "";
   $("ledger-more").hidden = rows.length >= detail.rows.length && !detail.next;
 }
@@ -209,6 +227,9 @@ async function askWhy(value) {
   try {
     const said = await api.get(`/jobs/${encodeURIComponent(agentId)}/why${query}`);
     if (agentId !== detail.agentId || value !== detail.whyAt) return;
+    const key = JSON.stringify([said.outcome, said.slot, said.text, clock.isUTC]);
+    if ($("why-said").dataset.key === key) return;
+    $("why-said").dataset.key = key;
     $("why-said").replaceChildren(el(`div.said.${said.outcome}`, {},
       el("b", {}, OUTCOMES[said.outcome] || said.outcome), said.slot ? el("span.dim", {}, `Slot ${instant(said.slot)} ${zoneName()}. `) : null, plain(said.text)));
   } catch (error) {

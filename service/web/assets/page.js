@@ -87,6 +87,7 @@ async function loadList() {
     const answer = await api.get(`/jobs?${query}`);
     if (turn !== page.turn) return;
     $("list-trouble").hidden = true;
+    if (!answer.items.length && asked().get("after")) return filter({}); // they have moved on
     table.show(answer.items, page.isFirst);
     page.isFirst = false;
     page.next = answer.next;
@@ -101,13 +102,20 @@ async function loadList() {
 }
 
 function showRange({ items, total, next }) {
-  const first = asked().get("after") ? (page.earlier.length || 1) * PAGE_SIZE + 1 : 1;
-  $("range").textContent = total ? `${count(Math.min(first, total))} to ${count(Math.min(first + items.length - 1, total))} of ${many(total, "councilor")}` : "";
+  const first = (page.earlier.length ? page.earlier.length * PAGE_SIZE : 0) + 1;
+  const isKnown = page.earlier.length || !asked().get("after"); // else the page was opened here
+  const shown = isKnown ? `${count(first)} to ${count(first + items.length - 1)}` : count(items.length);
+  tell("range", total ? `${shown} of ${many(total, "councilor")}` : "");
   $("next").disabled = !next;
   $("previous").disabled = !asked().get("after");
 }
 
 /* -- the state of the service -- */
+
+/* Say something anew only where it is something new: it may be read out. */
+function tell(id, words) {
+  if ($(id).textContent !== words) $(id).textContent = words;
+}
 
 const CHECKS = {
   mongodb: "MongoDB does not answer", first_sync: "Not all documents have been compared yet",
@@ -147,7 +155,7 @@ async function loadHealth() {
 
 function showVerdict(state, words, troubles) {
   $("health").dataset.state = state;
-  if ($("verdict").textContent !== words) $("verdict").textContent = words;
+  tell("verdict", words);
   const text = troubles.join("\n");
   if ($("troubles").dataset.text !== text) $("troubles").replaceChildren(...troubles.map((trouble) => el("li", {}, trouble)));
   $("troubles").dataset.text = text;
@@ -209,7 +217,7 @@ function hearing(state, isAgain) {
 
 function showLive() {
   const words = page.isLive ? "live" : page.staleSince ? `stale for ${amount((Date.now() - page.staleSince) / 1000)}` : "connecting";
-  if ($("live-text").textContent !== words) $("live-text").textContent = words;
+  tell("live-text", words);
 }
 
 async function loadTimeline() {

@@ -13,7 +13,7 @@ const table = {
     table.shown = new Map();
     const rows = items.map((item) => {
       const key = JSON.stringify([item, clock.isUTC]), old = before.get(item.agent_id);
-      const row = old && old.key === key ? old.row : rowOf(item);
+      const row = old && old.key === key ? old.row : safeRowOf(item);
       if (old && row !== old.row) keepFocus(old.row, row);
       if (!isFirst && (!old || stateOf(old.item) !== stateOf(item))) row.classList.add("changed");
       table.shown.set(item.agent_id, { key, row, item });
@@ -42,6 +42,18 @@ function nothing() {
   const words = isFiltered ? "No councilor matches. Clear the search to see all of them."
     : "No councilors yet. An agent becomes one when its document gets is_councilor: true and a councilor_config.";
   return el("tr.empty", { role: "row" }, el("td", { colspan: 7, role: "cell" }, words));
+}
+
+/* What nobody thought of in one document hides no other. */
+function safeRowOf(item) {
+  try {
+    return rowOf(item);
+  } catch (error) {
+    console.warn(error);
+    const link = el("a.name", { href: `?agent=${encodeURIComponent(item.agent_id)}`, onclick: followed }, plain(item.agent_id));
+    return el("tr", { role: "row", "data-agent": item.agent_id },
+      el("td", { colspan: 7, role: "cell" }, link, `cannot be shown: ${plain(error.message)}`));
+  }
 }
 
 const cell = (name, ...children) => el(`td.${name}`, { role: "cell" }, ...children);

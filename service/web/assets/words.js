@@ -34,8 +34,11 @@ const clock = { ahead: 0, isUTC: localStorage.getItem("times") !== "local" };
 const now = () => Date.now() + clock.ahead;
 const LOCAL_ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone || "local";
 
+/* Other programs may have written anything where a date should be. */
+const isDate = (text) => typeof text === "string" && !Number.isNaN(new Date(text).getTime());
+
 function instant(text, { seconds = true } = {}) {
-  if (!text) return "";
+  if (!isDate(text)) return text === null || text === undefined ? "" : plain(text);
   const options = {
     year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit",
     second: seconds ? "2-digit" : undefined, hourCycle: "h23", timeZone: clock.isUTC ? "UTC" : undefined,
@@ -47,6 +50,7 @@ const zoneName = () => (clock.isUTC ? "UTC" : LOCAL_ZONE);
 
 /* An instant for machines and people: exact where the pointer rests. */
 function timeOf(text, shown, attributes = {}) {
+  if (!isDate(text)) return el("span", {}, shown ?? instant(text));
   const exact = `${new Date(text).toISOString().replace("T", " ").replace("Z", "")} UTC`;
   return el("time", { datetime: text, title: exact, ...attributes }, shown ?? instant(text));
 }
@@ -60,6 +64,7 @@ function amount(seconds) {
 }
 
 function ago(text) {
+  if (!isDate(text)) return instant(text);
   const seconds = (now() - new Date(text)) / 1000;
   if (seconds < 2) return "just now";
   const [value, unit] = seconds < 60 ? [seconds, "s"] : seconds < 3600 ? [seconds / 60, "min"]
@@ -107,6 +112,7 @@ function countdown(text) {
   return timeOf(text, untilWords(text), { class: "until", "data-until": text });
 }
 function untilWords(text) {
+  if (!isDate(text)) return instant(text);
   const seconds = (new Date(text) - now()) / 1000;
   return seconds <= 0 ? "due now" : `in ${amount(seconds)}`;
 }
