@@ -85,6 +85,7 @@ class Listing:
         self._clock = clock
         self._severities: Mapping[str, object] = {}
         self._read_at = -_KNOWN_SECONDS
+        self._one_reads = asyncio.Lock()
 
     async def page(self, jobs: Sequence[Job], query: Query) -> Page:
         """One page of these jobs. Raises UnknownCursor, TooMany."""
@@ -102,10 +103,11 @@ class Listing:
         """Those of which the latest run ended so; what was read may be some seconds old."""
         if len(jobs) > MOST_BY_SEVERITY:
             raise TooMany(len(jobs))
-        if monotonic() - self._read_at > _KNOWN_SECONDS:
-            latest = await self._history.latest([job.agent_id for job in jobs])
-            self._severities = {id: row.fields.get("severity") for id, row in latest.items()}
-            self._read_at = monotonic()
+        async with self._one_reads:  # for all who ask meanwhile
+            if monotonic() - self._read_at > _KNOWN_SECONDS:
+                latest = await self._history.latest([job.agent_id for job in jobs])
+                self._severities = {key: row.fields.get("severity") for key, row in latest.items()}
+                self._read_at = monotonic()
         return [job for job in jobs if self._severities.get(job.agent_id) == severity]
 
     async def items(self, jobs: Sequence[Job], *, runs: int = 0) -> list[Item]:
