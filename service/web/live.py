@@ -28,7 +28,7 @@ class Live:
 
     def add_to(self, app: web.Application) -> None:
         """Register the route."""
-        app.router.add_get("/events", self.events)
+        app.router.add_get("/events", self.events, allow_head=False)  # it would never end
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """What happens from now on, or from after `Last-Event-ID`, until one of the two leaves."""
