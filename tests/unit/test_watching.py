@@ -68,6 +68,8 @@ async def test_a_database_that_goes_away_is_told_of_until_it_is_back() -> None:
     database = Database()
     lost = Unavailable("AutoReconnect: db:27017: closed (configured timeouts: socketTimeoutMS: 1)")
     async with database.watched():
+        await database.shown("first", "")
+        database.clock.advance(timedelta(seconds=30))
         database.answers.put_nowait(view("second"))
         await database.shown("second", "")
         database.clock.advance(timedelta(seconds=12))
