@@ -25,7 +25,8 @@ class Breaker:
     """Run `probe` as a task. Calls that find Conductor down open it; its health half-opens it.
 
     Half-open, starts are let through one by one: the first that finds it down opens it again, the
-    first that is answered closes it. `lost` is called when it opens, `answered` when it closes.
+    first that is answered closes it. An outage is over only then, since health may be fine where
+    calls are not: `lost` is called, and told, when it begins, `answered` when it is over.
     """
 
     def __init__(
@@ -85,9 +86,8 @@ class Breaker:
             self._open(failure.summary)
 
     def _open(self, trouble: str) -> None:
-        if not self.is_open:
-            self._telemetry.conductor_lost(trouble)
         if self.trouble is None:
+            self._telemetry.conductor_lost(trouble)
             self._lost()
         self.trouble = trouble
         self._is_half_open = False
@@ -95,9 +95,8 @@ class Breaker:
         self._opened.set()
 
     def _close(self) -> None:
-        if self.is_open:
-            self._telemetry.conductor_returned()
         if self.trouble is not None:
+            self._telemetry.conductor_returned()
             self._answered()
         self.trouble = None
         self._is_half_open = False
@@ -118,4 +117,3 @@ class Breaker:
                 self._opened.clear()
                 self._is_half_open = True
                 self._passable.set()
-                self._telemetry.conductor_returned()

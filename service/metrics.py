@@ -162,13 +162,17 @@ class Metrics:
     def _add_surroundings(self) -> None:
         self.fit = self._gauge("may_start", "1 while this replica may start runs")
         self.fit.set(1)
-        self.conductor_up = self._gauge("conductor_up", "0 while starts are held back")
+        self.conductor_up = self._gauge(
+            "conductor_up", "0 from calls that found nobody until one is answered"
+        )
         self.conductor_up.set(1)
         self.repeats = self._counter(
             "conductor_retries", "Calls of Conductor that failed and may be made again"
         )
         self.retries = self._counter("database_retries", "Steps that the database did not answer")
-        self.replicas = self._gauge("members", "Replicas that live, this one included")
+        self.replicas = self._gauge(
+            "members", "Replicas that live, this one included; 0 while it is not heard"
+        )
         self.clock_offset = self._gauge(
             "mongo_clock_offset_seconds", "How far the database's clock is ahead of this machine's"
         )

@@ -54,6 +54,8 @@ class Membership:
         self._majority_lag = timedelta(0)
         self._hurry = asyncio.Event()
         telemetry.fitness(lambda: self.trouble is None)
+        # Whoever is not heard does not know, and the others count without it.
+        telemetry.replicas_counted(lambda: len(self._living) if self._is_heard else 0)
 
     async def join(self) -> None:
         """Be known to the others, and know them. Raises Unavailable, Refused."""
@@ -65,7 +67,6 @@ class Membership:
         self._last_beat = sent
         await self._compare_clocks()
         self._living = await self._replicas.alive()
-        self._telemetry.replicas_counted(len(self._living))
 
     async def _compare_clocks(self) -> None:
         asked_at = self._clock.uncorrected
@@ -124,10 +125,14 @@ class Membership:
     @property
     def trouble(self) -> str | None:
         """Why no run may be started here, if none may."""
+        if self._is_heard:
+            return self._clock.doubt
         silent = self._elapsed_seconds() - self._last_beat
-        if silent > self._ttl_seconds * _FIT:
-            return f"no heartbeat was acknowledged for {silent:.1f} s: the others may go on without"
-        return self._clock.doubt
+        return f"no heartbeat was acknowledged for {silent:.1f} s: the others may go on without"
+
+    @property
+    def _is_heard(self) -> bool:
+        return self._elapsed_seconds() - self._last_beat <= self._ttl_seconds * _FIT
 
     @property
     def lag_trouble(self) -> str | None:

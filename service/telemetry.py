@@ -243,8 +243,8 @@ class Telemetry:
             self._told_of_failure = monotonic()
             log.warning("database_unavailable", error=str(error))
 
-    def replicas_counted(self, living: int) -> None:
-        self._metrics.replicas.set(living)
+    def replicas_counted(self, living: Callable[[], int]) -> None:
+        self._metrics.replicas.set_function(living)
 
     def fitness(self, may_start: Callable[[], bool]) -> None:
         self._metrics.fit.set_function(may_start)
@@ -262,10 +262,12 @@ class Telemetry:
         self._metrics.loop_lag.observe(seconds)
 
     def conductor_lost(self, trouble: str) -> None:
+        """Calls found nobody: an outage has begun."""
         self._metrics.conductor_up.set(0)
         log.warning("conductor_unavailable", error=trouble)
 
     def conductor_returned(self) -> None:
+        """A call was answered: the outage is over."""
         self._metrics.conductor_up.set(1)
         log.info("conductor_available")
 

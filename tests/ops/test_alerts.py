@@ -151,7 +151,8 @@ async def test_a_service_that_is_well_calls_nobody_and_exports_what_promtool_acc
 
 def test_promtool_accepts_the_rules_and_their_own_tests() -> None:
     run_promtool("check", "rules", str(RULES))
-    run_promtool("test", "rules", "tests/ops/alerts.test.yaml")
+    for tests in ("alerts", "alerts-of-days"):
+        run_promtool("test", "rules", f"tests/ops/{tests}.test.yaml")
 
 
 def exported() -> set[str]:

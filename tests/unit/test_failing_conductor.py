@@ -207,6 +207,54 @@ async def test_health_half_opens_it_and_the_first_call_decides() -> None:
         assert conductor.asked == asked
 
 
+async def test_an_outage_is_over_when_a_call_is_answered_not_when_health_is() -> None:
+    """Health may be fine where calls are not: nobody is told of an end that is none."""
+    told: list[str] = []
+    breaker = Breaker(
+        FakeConductor(),
+        TellingTelemetry(told),
+        lost=lambda: told.append("lost"),
+        answered=lambda: told.append("answered"),
+        policy=BreakerPolicy(first_seconds=0.005, longest_seconds=0.01),
+    )
+
+    async def is_passable() -> bool:
+        return not breaker.is_open
+
+    for _ in range(3):
+        breaker.saw(REFUSED)
+    async with going(breaker.probe()):
+        for _ in range(3):
+            await eventually(is_passable)
+            assert told == ["conductor_up 0", "lost"]
+            breaker.saw(REFUSED)
+        await eventually(is_passable)
+        breaker.saw(FINE)
+    breaker.saw(FINE)
+    assert told == ["conductor_up 0", "lost", "conductor_up 1", "answered"]
+
+
+class TellingTelemetry(Telemetry):
+    """Keeps what is exported whenever something is told of Conductor."""
+
+    def __init__(self, told: list[str]) -> None:
+        super().__init__()
+        self._told = told
+
+    def conductor_lost(self, trouble: str) -> None:
+        super().conductor_lost(trouble)
+        self._keep()
+
+    def conductor_returned(self) -> None:
+        super().conductor_returned()
+        self._keep()
+
+    def _keep(self) -> None:
+        lines = self.exposition().decode().splitlines()
+        (up,) = [line for line in lines if line.startswith("councilor_conductor_up ")]
+        self._told.append(up.removeprefix("councilor_").removesuffix(".0"))
+
+
 async def test_those_who_were_held_back_are_let_through_one_by_one() -> None:
     breaker = Breaker(FakeConductor(), Telemetry(), pace=Pace(timedelta(hours=1)))
     for _ in range(3):

@@ -27,12 +27,15 @@ class Elapsed:
 
 
 def membership(
-    replicas: FakeReplicas, ttl: timedelta, elapsed: Callable[[], float] = lambda: 0.0
+    replicas: FakeReplicas,
+    ttl: timedelta,
+    elapsed: Callable[[], float] = lambda: 0.0,
+    telemetry: Telemetry | None = None,
 ) -> Membership:
     return Membership(
         replicas,
         ComparedClock(FakeClock(), lambda: 0.0),
-        Telemetry(),
+        telemetry or Telemetry(),
         replica_id="replica-1",
         facts={},
         ttl=ttl,
@@ -63,6 +66,26 @@ async def test_a_replica_that_cannot_be_heard_stops_in_time_and_asks_at_once() -
             member.require_fit()
         await turned()
         member.require_fit()
+
+
+def counted(telemetry: Telemetry) -> list[str]:
+    lines = telemetry.exposition().decode().splitlines()
+    return [line.split()[1] for line in lines if line.startswith("councilor_members ")]
+
+
+async def test_a_replica_that_is_not_heard_counts_nobody() -> None:
+    """What it knew would hide, where it is scraped, that the others have lost it."""
+    replicas, elapsed, telemetry = FakeReplicas(FakeClock()), Elapsed(), Telemetry()
+    await replicas.heartbeat("replica-2", {}, HOUR)
+    member = membership(replicas, timedelta(seconds=10), elapsed, telemetry)
+    assert counted(telemetry) == ["0.0"]
+    await member.join()
+    elapsed.seconds = 7.9
+    assert counted(telemetry) == ["2.0"]
+    elapsed.seconds = 8.1
+    assert counted(telemetry) == ["0.0"]
+    await member.join()
+    assert counted(telemetry) == ["2.0"]
 
 
 async def beaten(elapsed: Elapsed, replicas: FakeReplicas, *beats: float) -> Membership:
