@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
@@ -87,11 +86,17 @@ class AppriseMessenger:
                 answer.set_result(trouble)
 
         def work() -> None:
-            trouble = _trouble_of(partial(self._services[target].sends.notify, **_said(message)))
+            trouble = _trouble_of(
+                lambda: self._services[target].sends.notify(**_said(message)),
+            )
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(end, trouble)
 
-        Thread(target=work, name="notify", daemon=True).start()
+        try:
+            Thread(target=work, name="notify", daemon=True).start()
+        except RuntimeError as error:  # the machine, or the container, has no more of them
+            self._busy.discard(target)
+            raise Unavailable("no thread can be started for it") from error
         try:
             async with asyncio.timeout(self._longest_seconds):
                 trouble = await answer

@@ -122,6 +122,21 @@ async def test_a_server_that_hangs_is_given_up_and_has_one_thread_at_most() -> N
         await asyncio.to_thread(thread.join)
 
 
+async def test_where_no_thread_can_be_started_the_next_try_is_as_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with mail_server() as server:
+        messenger = messenger_from(server.url)
+        with monkeypatch.context() as patch, pytest.raises(Unavailable, match="no thread"):
+            patch.setattr(threading.Thread, "start", refuse)
+            await send(messenger)
+        await send(messenger)
+    assert len(server.mails) == 1
+
+
 async def test_three_in_a_row_do_not_wait_for_each_other() -> None:
     """Apprise itself leaves 5.5 s between two mails."""
     async with mail_server() as server, asyncio.timeout(5):

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeGuard
+from typing import Any
 
 import structlog
 from pymongo import ASCENDING, IndexModel, InsertOne, ReadPreference
@@ -172,16 +172,7 @@ def _document(entry: Entry, owner: str) -> dict[str, Any]:
 
 def _notification(row: Mapping[str, Any]) -> Notification | None:
     """The notification of a document; None where another program has made something else of it."""
-    if not all(isinstance(row.get(name), str) for name in _TEXTS):
-        return None
-    if not all(isinstance(row.get(name), datetime) for name in ("scheduled_for", "completed_at")):
-        return None
-    if row["notification_id"] != row["_id"] or len(row["_id"]) > _LONGEST_NAME:
-        return None
-    duration_ms, slots, channels = row.get("duration_ms"), row.get("slots"), row.get("channels")
-    if duration_ms is not None and not _counts(duration_ms, 0, _LONGEST_MS):
-        return None
-    if not _counts(slots, 1, _MOST_SLOTS) or not _are_channels(channels):
+    if not _is_readable(row):
         return None
     try:
         status, severity = Status(row["status"]), Severity(row["severity"])
@@ -201,17 +192,33 @@ def _notification(row: Mapping[str, Any]) -> Notification | None:
         message=plain(row["message"], LONGEST_MESSAGE),
         scheduled_for=row["scheduled_for"],
         completed_at=row["completed_at"],
-        duration_ms=duration_ms,
-        channels=tuple(channels),
-        slots=slots,
+        duration_ms=row.get("duration_ms"),
+        channels=tuple(row["channels"]),
+        slots=row["slots"],
     )
 
 
-def _counts(value: Any, least: int, most: int) -> TypeGuard[int]:
+def _is_readable(row: Mapping[str, Any]) -> bool:
+    """Tell whether each field holds what `_document` wrote there, or might have."""
+    texts = (row.get(name) for name in _TEXTS)
+    dates = (row.get(name) for name in ("scheduled_for", "completed_at"))
+    duration_ms = row.get("duration_ms")
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(date, datetime) for date in dates)
+        and row["notification_id"] == row["_id"]
+        and len(row["_id"]) <= _LONGEST_NAME
+        and (duration_ms is None or _counts(duration_ms, 0, _LONGEST_MS))
+        and _counts(row.get("slots"), 1, _MOST_SLOTS)
+        and _are_channels(row.get("channels"))
+    )
+
+
+def _counts(value: Any, least: int, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def _are_channels(value: Any) -> TypeGuard[list[str]]:
+def _are_channels(value: Any) -> bool:
     """Tell whether this is what `_document` wrote, and led outside."""
     if not isinstance(value, list) or not 0 < len(value) <= _MOST_CHANNELS:
         return False
