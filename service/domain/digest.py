@@ -14,6 +14,8 @@ from service.domain.severity import Severity
 
 _LISTED = 10
 _SECOND = timedelta(seconds=1)
+_QUIET = 0.5
+"""What is left of a message that is half forgotten."""
 
 
 class MessageKind(StrEnum):
@@ -98,7 +100,8 @@ class Rhythm:
         self, items: Sequence[Item], at: float, policy: DigestPolicy
     ) -> Sequence[Sequence[Item]]:
         """What goes into one message each: few go alone, where it was quiet before; else all."""
-        if self._load_at(at, policy) + len(items) <= policy.singles:
+        was_quiet = self._load_at(at, policy) < _QUIET
+        if was_quiet and len(items) <= policy.singles:
             return [[item] for item in items]
         return [items] if items else []
 

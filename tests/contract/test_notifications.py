@@ -184,6 +184,15 @@ async def test_an_index_in_the_way_is_told_of(client: Client, database: str) -> 
 
 
 @pytest.mark.mongo
+async def test_what_is_no_plain_collection_is_told_of(client: Client, database: str) -> None:
+    await client[database].create_collection(
+        "scheduler_notifications", timeseries={"timeField": "created_at"}
+    )
+    with pytest.raises(Misconfigured, match="scheduler_notifications"):
+        await MongoNotifications(client, database, owner="a").prepare()
+
+
+@pytest.mark.mongo
 async def test_what_others_wrote_there_is_passed_over(client: Client, database: str) -> None:
     real = MongoNotifications(client, database, owner="a")
     foreign = [{"delivery": "pending", "owner": owner} for owner in ("b", 7, None)]

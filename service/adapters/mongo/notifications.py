@@ -61,11 +61,11 @@ class MongoNotifications:
         with translated():
             try:
                 await self._notifications.create_indexes([_PENDING])
-                await expire_after(self._notifications, _KEPT_FOR)
             except OperationFailure as error:
                 if error.code in INDEX_CONFLICTS:
                     raise Misconfigured(_IN_THE_WAY) from error
                 raise
+        await expire_after(self._notifications, _KEPT_FOR, "scheduler_notifications")
 
     async def add(self, entries: Sequence[Entry]) -> Sequence[bool | ServiceError]:
         inserts = [InsertOne(_document(entry, self._owner)) for entry in entries]
