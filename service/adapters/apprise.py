@@ -163,6 +163,8 @@ def _service_of(place: int, url: str) -> _Service | str:
     scheme = url.split("://", 1)[0].lower() if "://" in url else ""
     if not scheme or any(c.isspace() for c in url):
         return "is none: write one such as mailto://… or json://…"
+    if scheme in _OF_HOSTS and _is_ambiguous(url):
+        return "has an @, or a part, whose place is not clear; write %40, %2F, %3F or %23 in names"
     # Nothing is kept on disk.
     asset = AppriseAsset(app_id="councilor-scheduler", storage_mode=PersistentStoreMode.MEMORY)
     plugin = Apprise.instantiate(url, asset=asset, suppress_exceptions=True)
@@ -179,6 +181,23 @@ def _service_of(place: int, url: str) -> _Service | str:
     sends = Apprise(asset=asset)
     sends.add(plugin)
     return _Service(_target_of(place, scheme, url, plugin), sends)
+
+
+def _is_ambiguous(url: str) -> bool:
+    """Tell whether what looks like the host may be a part of a password that is not escaped."""
+    rest = url.split("://", 1)[1]
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    before_query, _, query = rest[len(authority) :].partition("?")
+    # `to=ops@example.com` is how mails are addressed; nothing else has a reason for an @.
+    parameters = re.split("[&;]", query)
+    strays = [before_query, *(each.partition("=")[0] for each in parameters)]
+    host = authority.rpartition("@")[2]
+    port = "" if host.startswith("[") else host.partition(":")[2]
+    return (
+        any("@" in stray for stray in strays)
+        or any("#" in each and "@" in each.partition("#")[2] for each in parameters)
+        or not (port == "" or port.isdecimal())
+    )
 
 
 def _target_of(place: int, scheme: str, url: str, plugin: Any) -> Target:

@@ -202,6 +202,43 @@ def test_a_url_that_cannot_be_used_is_named_by_its_place(
     assert "hunter2" not in problem + caplog.text + out + err
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mailto://me:hunter2/x@example.com?to=a@example.com",
+        "mailto://me:hunter2?x@example.com",
+        "mailto://me:hunter2#x@example.com",
+        "mailto://me:hunter2#x@example.com?to=a@example.com",
+        "mailto://me:h@hunter2/x@example.com",
+        "json://hunter2/x@example.com/in",
+        "https://me:hunter2?x@example.com/in",
+        "https://me:hunter2?x=1@example.com/in",
+    ],
+)
+def test_what_may_be_a_password_is_taken_for_no_host(url: str) -> None:
+    """A host is shown in logs."""
+    with pytest.raises(WrongUrls) as wrong:
+        messenger_from(f"json://h {url}")
+    (problem,) = wrong.value.problems
+    assert problem.startswith("the URL at place 2 has an @")
+    assert "hunter2" not in problem
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mailto://me:hunter2@example.com:587?to=ops@example.com&from=a@example.com",
+        "mailto://me%40corp:hunter2%2Fx@example.com?to=ops@example.com",
+        "json://me:hunter2@example.com:80/in?a=b",
+        "json://[::1]:80/in",
+        f"slack://{SLACK}/@ops",
+    ],
+)
+def test_what_is_escaped_as_it_should_be_is_taken(url: str) -> None:
+    (target,) = messenger_from(url).targets
+    assert "hunter2" not in target.text
+
+
 def test_every_wrong_url_is_told_at_once() -> None:
     with pytest.raises(WrongUrls) as wrong:
         messenger_from("bogus://a json://h bogus://b")
