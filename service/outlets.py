@@ -5,7 +5,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from service.domain.digest import (
@@ -237,6 +237,9 @@ class Outlet:
         """
         message = self._rendered(parcel)
         if message is None:
+            parcel = self._without_crashing(parcel)
+            message = self._rendered(parcel) if parcel.items else None
+        if message is None:
             self._settled(parcel.told, Delivery.FAILED, 0)
             return True
         for tries in range(1, self._deliveries.tries + 1):
@@ -258,6 +261,12 @@ class Outlet:
             except Exception as error:  # noqa: BLE001 there are others to be told of
                 self._telemetry.notification_crashed(error)
         return None
+
+    def _without_crashing(self, parcel: _Parcel) -> _Parcel:
+        """What is left where each item of which nothing can be said has failed."""
+        crashing = [item for item in parcel.items if self._rendered(_Parcel([item])) is None]
+        self._settled(_Parcel(crashing).told, Delivery.FAILED, 0)
+        return replace(parcel, items=[item for item in parcel.items if item not in crashing])
 
     async def _trouble_of(self, message: Message) -> ServiceError | None:
         """Send, and tell what is wrong, if anything is."""
