@@ -266,7 +266,8 @@ class Outlet:
         """What is left where each item of which nothing can be said has failed."""
         crashing = [item for item in parcel.items if self._rendered(_Parcel([item])) is None]
         self._settled(_Parcel(crashing).told, Delivery.FAILED, 0)
-        return replace(parcel, items=[item for item in parcel.items if item not in crashing])
+        known = {id(item) for item in crashing}
+        return replace(parcel, items=[item for item in parcel.items if id(item) not in known])
 
     async def _trouble_of(self, message: Message) -> ServiceError | None:
         """Send, and tell what is wrong, if anything is."""
