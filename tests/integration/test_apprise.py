@@ -14,7 +14,7 @@ from service.domain.councilor import Notifications
 from service.domain.digest import Message, message_of
 from service.domain.notification import Audience, Target, of_run
 from service.domain.severity import Severity
-from service.ports import Unavailable
+from service.ports import Refused, Unavailable
 from service.settings import WrongSettings, settings_from_environment
 from tests.contract.test_ledger import outcome, run_of
 from tests.contract.test_notifications import failure
@@ -83,7 +83,19 @@ async def test_a_plain_address_keeps_its_query() -> None:
     assert hook.addresses == ["/in?token=a%26b&verify=no"]
 
 
-@pytest.mark.parametrize("status", [302, 400, 500])
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_webhook_that_will_never_take_it_says_so(status: int) -> None:
+    async with webhook() as hook:
+        messenger = messenger_from(f"json://{hook.base}")
+        hook.status = status
+        with pytest.raises(Refused, match=str(status)):
+            await send(messenger)
+        hook.status = 500
+        with pytest.raises(Unavailable):
+            await send(messenger)
+
+
+@pytest.mark.parametrize("status", [302, 401, 404, 429, 500])
 async def test_a_webhook_that_refuses_has_not_taken_it(status: int) -> None:
     async with webhook() as hook:
         hook.status = status
