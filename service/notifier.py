@@ -38,8 +38,6 @@ from service.ports import (
     Agents,
     Clock,
     Messenger,
-    Misconfigured,
-    Refused,
     ServiceError,
     StoredNotifications,
     Unavailable,
@@ -169,18 +167,20 @@ class Notifier:
 
     def conductor_lost(self) -> None:
         """Take note that Conductor was found down."""
-        for outlet in self._outlets.values():
-            outlet.conductor_lost()
+        with self._harmlessly():
+            for outlet in self._outlets.values():
+                outlet.conductor_lost()
 
     def conductor_answered(self) -> None:
         """Tell those who were told of its outage that Conductor has answered a call."""
-        telling = {
-            target for target, outlet in self._outlets.items() if outlet.conductor_answered()
-        }
-        # One message for all of them, where there is one: their runs do not tell the same again.
-        for agent_id, ailing in list(self._ailing.items()):
-            if ailing.is_of_conductor:
-                self._forget(agent_id, ailing, telling)
+        with self._harmlessly():
+            telling = {
+                target for target, outlet in self._outlets.items() if outlet.conductor_answered()
+            }
+            # One message for all of them, where there is one: their runs do not tell it again.
+            for agent_id, ailing in list(self._ailing.items()):
+                if ailing.is_of_conductor:
+                    self._forget(agent_id, ailing, telling)
 
     def _forget(self, agent_id: str, ailing: _Ailing, telling: Collection[Target]) -> None:
         """These targets are told that it is well, in whatever words."""
@@ -267,18 +267,16 @@ class Notifier:
             await self._prepare()
         if not self._outlets:
             return
-        with self._harmlessly():
-            try:
-                await self._adopt(dead_among, owner)
-            except (Misconfigured, Refused) as error:
-                self._note_unavailable("take over", error)
-                return
-            except Unavailable as error:
-                unavailable = error
-            else:
-                self._told_of_failing.discard("take over")
-                return
-        raise unavailable
+        try:
+            await self._adopt(dead_among, owner)
+        except Unavailable:
+            raise
+        except ServiceError as error:
+            self._note_unavailable("take over", error)
+        except Exception as error:  # noqa: BLE001 nothing here is worth what else is mended
+            self._telemetry.notification_crashed(error)
+        else:
+            self._told_of_failing.discard("take over")
 
     async def _adopt(
         self, dead_among: Callable[[Collection[str]], Awaitable[frozenset[str]]], owner: str

@@ -527,6 +527,17 @@ async def test_without_rights_to_take_over_that_is_said_once(
     assert capsys.readouterr().out.count("notifications_unavailable") == 1
 
 
+async def test_a_fault_while_taking_over_is_told_of_and_raised_to_nobody(
+    side: Side, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def owners_of_pending() -> Any:
+        raise KeyError("owner")
+
+    monkeypatch.setattr(side.stored, "owners_of_pending", owners_of_pending)
+    await side.notifier.take_over(all_dead, "replica-1")
+    assert "notification_crashed" in capsys.readouterr().out
+
+
 async def test_without_rights_to_write_that_is_not_said_for_each(
     side: Side, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
