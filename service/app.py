@@ -344,7 +344,6 @@ class _Service:
                 try:
                     await require_replica_set(self._client, mongodb_url(self._settings))
                     await self._stores.ledger.prepare(self._settings.scheduler_execution_ttl)
-                    await self._stores.notifications.prepare()
                     await self._membership.join()
                 except Unavailable as error:
                     self._health.watch_is_lost(str(error))

@@ -6,17 +6,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from itertools import islice
-
-import structlog
 
 from service.domain.execution import Execution, Outcome
 from service.domain.notification import Delivery, Entry, Notification
 from service.patience import Patience
-from service.ports import Misconfigured, ServiceError, StoredNotifications
+from service.ports import Misconfigured, ServiceError, StoredNotifications, Unavailable
 from service.telemetry import Telemetry
-
-log = structlog.get_logger()
 
 _BATCH = 200
 
@@ -33,7 +28,7 @@ class Unclear:
 class Mark:
     """What has become of messages, for their notifications."""
 
-    notification_ids: Sequence[str]
+    notification_ids: list[str]
     delivery: Delivery
     attempts: int
     at: datetime
@@ -65,9 +60,11 @@ class Outbox:
         self._most = most
         self._between_batches_seconds = between_batches_seconds
         self._unwritten: deque[Entry | Unclear] = deque()
-        self._marks: deque[Mark] = deque()
+        self._in_hand: Sequence[Entry | Unclear] = ()
+        """What is being written."""
+        self._marks: dict[tuple[Delivery, int], Mark] = {}
         self._has_any = asyncio.Event()
-        self._is_hurried = False
+        self._is_hurried = self._is_given_up = False
         self.is_written = asyncio.Event()
         """Set while nothing waits to be written."""
         self.is_written.set()
@@ -82,13 +79,22 @@ class Outbox:
         self._wake()
 
     def mark(self, mark: Mark) -> None:
-        """Have this noted in the collection."""
-        self._marks.append(mark)
+        """Have this noted in the collection, with all that is to be marked the same."""
+        sort = (mark.delivery, mark.attempts)
+        same = self._marks.setdefault(sort, Mark([], mark.delivery, mark.attempts, mark.at))
+        same.notification_ids.extend(mark.notification_ids)
         self._wake()
 
     def hurry(self) -> None:
         """Take no step again from now on, nor wait for more: the service stops."""
         self._is_hurried = True
+
+    def give_up(self) -> Sequence[Notification]:
+        """What is not written yet, and is not `written` any more: the service stops."""
+        self._is_given_up = True
+        left = [*self._in_hand, *self._unwritten]
+        self._unwritten.clear()
+        return [told.notification for told in left if isinstance(told, Entry)]
 
     def _wake(self) -> None:
         self.is_written.clear()
@@ -105,21 +111,34 @@ class Outbox:
             await asyncio.sleep(0 if self._is_hurried else self._between_batches_seconds)
 
     async def _write_some(self) -> None:
-        batch = list(islice(self._unwritten, _BATCH))
-        if batch:
-            await self._tried(partial(self._write_batch, batch), len(batch))
-        for _ in batch:
-            self._unwritten.popleft()
-        while self._marks:
-            mark = self._marks[0]
-            await self._tried(partial(self._note, mark), len(mark.notification_ids))
-            self._marks.popleft()
+        """Write what waits, then mark: by one update each sort, however many there are."""
+        if self._unwritten:
+            count = min(len(self._unwritten), _BATCH)
+            self._in_hand = [self._unwritten.popleft() for _ in range(count)]
+            await self._write_together(self._in_hand)
+            self._in_hand = ()
+        has_room = sum(len(mark.notification_ids) for mark in self._marks.values()) < self._most
+        if len(self._unwritten) >= _BATCH and has_room:
+            return  # there are so many of them that marks would have some dropped
+        marks, self._marks = self._marks, {}
+        for mark in marks.values():
+            await self._note(mark)
 
-    async def _tried(self, step: Callable[[], Awaitable[None]], count: int) -> None:
+    async def _write_together(self, batch: Sequence[Entry | Unclear]) -> None:
         try:
-            await self._patience.retried(step, lambda: self._is_hurried)
+            await self._patience.retried(
+                partial(self._write_batch, batch), lambda: self._is_hurried
+            )
         except ServiceError as error:  # at the end, or refused: there are others to be written
-            log.error("notifications_not_written", count=count, error=str(error))  # noqa: TRY400
+            self._telemetry.notifications_not_written(len(batch), error)
+            self._pass_on(batch)
+        except Exception as error:  # noqa: BLE001 one of them may be what is wrong
+            self._telemetry.notification_crashed(error)
+            if len(batch) == 1:
+                self._pass_on(batch)
+                return
+            for told in batch:
+                await self._write_together([told])
 
     async def _write_batch(self, batch: Sequence[Entry | Unclear]) -> None:
         unclear = [told for told in batch if isinstance(told, Unclear)]
@@ -135,16 +154,36 @@ class Outbox:
             answers = [error] * len(entries)
         refused = [answer for answer in answers if isinstance(answer, ServiceError)]
         if refused:
-            log.error("notifications_not_written", count=len(refused), error=str(refused[0]))
+            self._telemetry.notifications_not_written(len(refused), refused[0])
         for entry, answer in zip(entries, answers, strict=True):
             if answer is True:
                 self._telemetry.notification_written(entry.notification.channels)
-            if answer is not False:
-                self._was_written(entry.notification)
+        self._pass_on(
+            [entry for entry, answer in zip(entries, answers, strict=True) if answer is not False]
+        )
+
+    def _pass_on(self, batch: Sequence[Entry | Unclear]) -> None:
+        """Pass on what is ours to send, unless that was given up, and is on its way already."""
+        for told in batch:
+            if isinstance(told, Entry) and not self._is_given_up:
+                self._was_written(told.notification)
 
     async def _note(self, mark: Mark) -> None:
+        """Mark; while others wait to be written, what fails waits for its next turn."""
+        try:
+            await self._patience.retried(
+                partial(self._settle, mark), lambda: self._is_hurried or bool(self._unwritten)
+            )
+        except Unavailable:
+            if not self._is_hurried:
+                self.mark(mark)
+        except ServiceError as error:
+            self._telemetry.notifications_not_written(len(mark.notification_ids), error)
+        except Exception as error:  # noqa: BLE001 what is not marked is told once more, at worst
+            self._telemetry.notification_crashed(error)
+
+    async def _settle(self, mark: Mark) -> None:
         try:
             await self._stored.settle(mark.notification_ids, mark.delivery, mark.attempts, mark.at)
         except Misconfigured as error:
-            count = len(mark.notification_ids)
-            log.error("notifications_not_marked", count=count, error=str(error))  # noqa: TRY400
+            self._telemetry.notifications_not_written(len(mark.notification_ids), error)

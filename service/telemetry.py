@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from time import monotonic
+from traceback import walk_tb
 from typing import Any, Protocol, TextIO
 
 import orjson
@@ -120,6 +121,7 @@ class Telemetry:
         self._position: datetime | None = None
         self._written_at: datetime | None = None
         self._dropped, self._told_of_dropped = 0, -_QUIET_SECONDS
+        self._not_written, self._told_of_not_written = 0, -_QUIET_SECONDS
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""
@@ -368,6 +370,17 @@ class Telemetry:
             log.error("notifications_dropped", count=self._dropped)
             self._dropped, self._told_of_dropped = 0, monotonic()
 
+    def notifications_not_written(self, count: int, error: Exception) -> None:
+        """The collection does not take them: told of now and then, as it may not for long."""
+        self._not_written += count
+        if monotonic() - self._told_of_not_written > _QUIET_SECONDS:
+            log.error("notifications_not_written", count=self._not_written, error=str(error))
+            self._not_written, self._told_of_not_written = 0, monotonic()
+
+    def notification_crashed(self, error: Exception) -> None:
+        """A fault of ours, or of a document of somebody else's; what it says may be a secret."""
+        log.error("notification_crashed", error=type(error).__name__, where=_place_of(error))
+
     def message_sent(self, target: Target, message: Message, count: int) -> None:
         self._metrics.messages[message.kind, Delivery.SENT].inc()
         kind = message.kind.value
@@ -386,3 +399,9 @@ def _outcome_of(answer: Claim | ServiceError) -> str:
     if isinstance(answer, LookAgain):
         return "put_off"
     return "refused" if isinstance(answer, Refused) else "unavailable"
+
+
+def _place_of(error: Exception) -> str:
+    """Where it was raised."""
+    places = [f"{frame.f_code.co_name}:{line}" for frame, line in walk_tb(error.__traceback__)]
+    return places[-1] if places else ""

@@ -715,6 +715,9 @@ class FakeNotifications:
         other.documents = self.documents
         return other
 
+    async def prepare(self) -> None:
+        self.outage.check()
+
     async def add(self, entries: Sequence[Entry]) -> Sequence[bool | ServiceError]:
         self.outage.check()
         return [self._added(entry) for entry in entries]
@@ -772,6 +775,8 @@ class FakeMessenger:
         self.sent: list[tuple[Target, Message]] = []
         self.tried = 0
         self.down: set[Target] = set()
+        self.refuses = ""
+        """No message that holds this text is taken, ever."""
         self.fails_first = 0
         """So many messages fail, whatever the target."""
         self.released = asyncio.Event()
@@ -783,6 +788,8 @@ class FakeMessenger:
         self.fails_first -= 1
         if target in self.down or self.fails_first >= 0:
             raise Unavailable("it was not taken")
+        if self.refuses and self.refuses in message.title + message.body:
+            raise Refused("400")
         self.sent.append((target, message))
 
     @property

@@ -8,10 +8,9 @@ import asyncio
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
@@ -19,7 +18,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 from service.domain.digest import Message
 from service.domain.notification import Target
 from service.domain.severity import Severity
-from service.ports import ServiceError, Unavailable
+from service.ports import Refused, ServiceError, Unavailable
 
 if TYPE_CHECKING:
     from apprise import Apprise
@@ -37,6 +36,8 @@ _WEBHOOKS = frozenset({"json", "jsons", "xml", "xmls", "form", "forms"})
 _BARE = {"http": "json", "https": "jsons"}
 _OF_HOSTS = {"mailto", "mailtos", "http", "https"} | _WEBHOOKS
 """Schemes whose host is one; others have a token in its place."""
+_REFUSED = {400, 413, 415, 422}
+"""What services answer to a message that they will never take."""
 _BETWEEN = re.compile(r"[\s,]+(?=[a-z0-9]{1,32}://)", re.IGNORECASE)
 _TYPES = {Severity.SUCCESS: "success", Severity.WARNING: "warning", Severity.ERROR: "failure"}
 
@@ -49,12 +50,37 @@ class WrongUrls(ServiceError):
         self.problems = problems
 
 
+class _Heard(logging.Handler):
+    """The statuses that a service has answered: a plugin tells them to its log and nobody else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statuses: set[int] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        said = record.args if isinstance(record.args, tuple) else ()
+        self.statuses |= {part for part in said if isinstance(part, int)}
+
+
 @dataclass(frozen=True, slots=True)
 class _Service:
     """A target, and the Apprise object that sends there and nowhere else."""
 
     target: Target
     sends: "Apprise"
+    heard: _Heard
+
+    def send(self, message: Message) -> ServiceError | None:
+        """In a thread: send, and tell what is wrong, if anything is. What errors say is secret."""
+        self.heard.statuses.clear()
+        try:
+            if self.sends.notify(**_said(message)):
+                return None
+        except Exception as error:  # noqa: BLE001 a plugin's fault is told, and nobody else's
+            return Unavailable(type(error).__name__)
+        if refused := self.heard.statuses & _REFUSED:
+            return Refused(f"it is refused with status {min(refused)}")
+        return Unavailable("it was not taken")
 
 
 class AppriseMessenger:
@@ -79,19 +105,23 @@ class AppriseMessenger:
             raise Unavailable("an earlier message to it has not come to an end yet")
         self._busy.add(target)
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[str | None] = loop.create_future()
+        answer: asyncio.Future[ServiceError | None] = loop.create_future()
 
-        def end(trouble: str | None) -> None:
+        def end(trouble: ServiceError | None) -> None:
             self._busy.discard(target)
             if not answer.done():
                 answer.set_result(trouble)
 
         def work() -> None:
-            trouble = _trouble_of(partial(self._services[target].sends.notify, **_said(message)))
+            trouble = self._services[target].send(message)
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(end, trouble)
 
-        Thread(target=work, name="notify", daemon=True).start()
+        try:
+            Thread(target=work, name="notify", daemon=True).start()
+        except RuntimeError as error:  # the machine, or the container, has no more of them
+            self._busy.discard(target)
+            raise Unavailable("no thread can be started for it") from error
         try:
             async with asyncio.timeout(self._longest_seconds):
                 trouble = await answer
@@ -99,7 +129,7 @@ class AppriseMessenger:
             seconds = self._longest_seconds
             raise Unavailable(f"it was not taken within {seconds:g} s") from None
         if trouble is not None:
-            raise Unavailable(trouble)
+            raise trouble
 
 
 def _said(message: Message) -> Mapping[str, Any]:
@@ -112,14 +142,6 @@ def _said(message: Message) -> Mapping[str, Any]:
         "notify_type": NotifyType(_TYPES[message.severity]),
         "body_format": NotifyFormat.TEXT,
     }
-
-
-def _trouble_of(send: Callable[[], bool | None]) -> str | None:
-    """In a thread: send, and tell what is wrong, if anything is. What errors say is secret."""
-    try:
-        return None if send() else "it was not taken"
-    except Exception as error:  # noqa: BLE001 a plugin's fault is told, and nobody else's
-        return type(error).__name__
 
 
 def split(urls: str) -> Sequence[str]:
@@ -158,6 +180,8 @@ def _service_of(place: int, url: str) -> _Service | str:
     scheme = url.split("://", 1)[0].lower() if "://" in url else ""
     if not scheme or any(c.isspace() for c in url):
         return "is none: write one such as mailto://… or json://…"
+    if scheme in _OF_HOSTS and _is_ambiguous(url):
+        return "has an @, or a part, whose place is not clear; write %40, %2F, %3F or %23 in names"
     # Nothing is kept on disk.
     asset = AppriseAsset(app_id="councilor-scheduler", storage_mode=PersistentStoreMode.MEMORY)
     plugin = Apprise.instantiate(url, asset=asset, suppress_exceptions=True)
@@ -171,9 +195,29 @@ def _service_of(place: int, url: str) -> _Service | str:
         plugin.notify_format = NotifyFormat.TEXT
     # How often messages go out is decided elsewhere, and less often than any service minds.
     plugin.request_rate_per_sec = 0
+    # One that `getLogger` gave would have what it is told, secrets included, in all logs.
+    plugin.logger = logging.Logger("notify", logging.WARNING)  # noqa: LOG001
+    plugin.logger.addHandler(heard := _Heard())
     sends = Apprise(asset=asset)
     sends.add(plugin)
-    return _Service(_target_of(place, scheme, url, plugin), sends)
+    return _Service(_target_of(place, scheme, url, plugin), sends, heard)
+
+
+def _is_ambiguous(url: str) -> bool:
+    """Tell whether what looks like the host may be a part of a password that is not escaped."""
+    rest = url.split("://", 1)[1]
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    before_query, _, query = rest[len(authority) :].partition("?")
+    # `to=ops@example.com` is how mails are addressed; nothing else has a reason for an @.
+    parameters = re.split("[&;]", query)
+    strays = [before_query, *(each.partition("=")[0] for each in parameters)]
+    host = authority.rpartition("@")[2]
+    port = "" if host.startswith("[") else host.partition(":")[2]
+    return (
+        any("@" in stray for stray in strays)
+        or any("#" in each and "@" in each.partition("#")[2] for each in parameters)
+        or not (port == "" or port.isdecimal())
+    )
 
 
 def _target_of(place: int, scheme: str, url: str, plugin: Any) -> Target:

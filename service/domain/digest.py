@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
@@ -14,6 +14,8 @@ from service.domain.severity import Severity
 
 _LISTED = 10
 _SECOND = timedelta(seconds=1)
+_QUIET = 0.5
+"""What is left of a message that is half forgotten."""
 
 
 class MessageKind(StrEnum):
@@ -61,48 +63,61 @@ class DigestPolicy:
     """For so long, what comes together is collected."""
     singles: int = 3
     """As many at once are still told one by one, where it was quiet before."""
-    pauses_seconds: tuple[float, ...] = (60.0, 300.0, 900.0, 1_800.0)
-    """The pause after each message of a row; the last one again and again."""
-    quiet_seconds: float = 900.0
-    """So long without a notification ends the row."""
+    pauses_seconds: tuple[float, ...] = (5.0, 15.0, 60.0, 300.0, 600.0)
+    """The pause after one message, after two that went out lately, and so on."""
+    forgotten_seconds: float = 600.0
+    """So long after it a message counts no more: one that is told so often never waits."""
+    good_news_ahead: int = 2
+    """Successes alone wait as if so many more messages had gone out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """How often messages went out lately; times are seconds of a clock that nobody sets."""
+    """How many messages went out lately; times are seconds of a clock that nobody sets.
 
-    sent: int = 0
+    Each counts as one, and is forgotten little by little. So while more and more comes there are
+    five messages in the first ten minutes, and one in each ten minutes after them.
+    """
+
+    load: float = 0.0
+    """How many they were when the latest went out."""
     sent_at: float = -math.inf
-    arrived_at: float = -math.inf
 
-    def after_arrival(self, at: float, policy: DigestPolicy) -> "Rhythm":
-        """The same once a notification has come: after a quiet time, a new row begins."""
-        was_quiet = at - self.arrived_at > policy.quiet_seconds
-        return Rhythm(arrived_at=at) if was_quiet else replace(self, arrived_at=at)
+    def after_sending(self, at: float, policy: DigestPolicy) -> "Rhythm":
+        """The same once a message has gone out."""
+        return Rhythm(self._load_at(at, policy) + 1, at)
 
-    def after_sending(self, at: float) -> "Rhythm":
-        """The same once messages have gone out."""
-        return replace(self, sent=self.sent + 1, sent_at=at)
-
-    def due_at(self, first_at: float, policy: DigestPolicy) -> float:
-        """When to send what has been waiting since `first_at`."""
+    def due_at(self, first_at: float, policy: DigestPolicy, *, is_good: bool = False) -> float:
+        """When to send what has been waiting since `first_at`; good news wait longer."""
         collected_at = first_at + policy.collect_seconds
-        if self.sent == 0:
+        if self.load == 0:
             return collected_at
+        place = math.ceil(self.load) - 1 + (policy.good_news_ahead if is_good else 0)
         pauses = policy.pauses_seconds
-        return max(collected_at, self.sent_at + pauses[min(self.sent, len(pauses)) - 1])
+        return max(collected_at, self.sent_at + pauses[min(place, len(pauses) - 1)])
 
-    def parcels(self, items: Sequence[Item], policy: DigestPolicy) -> Sequence[Sequence[Item]]:
+    def parcels(
+        self, items: Sequence[Item], at: float, policy: DigestPolicy
+    ) -> Sequence[Sequence[Item]]:
         """What goes into one message each: few go alone, where it was quiet before; else all."""
-        if self.sent == 0 and len(items) <= policy.singles:
+        was_quiet = self._load_at(at, policy) < _QUIET
+        if was_quiet and len(items) <= policy.singles:
             return [[item] for item in items]
         return [items] if items else []
 
+    def _load_at(self, at: float, policy: DigestPolicy) -> float:
+        return max(0.0, self.load - (at - self.sent_at) / policy.forgotten_seconds)
 
-def message_of(items: Sequence[Item]) -> Message:
-    """What is said of these, of which there is at least one."""
-    if len(items) > 1:
-        return _digest(items)
+
+def is_alarm(item: Item) -> bool:
+    """Tell whether this is no good news."""
+    return isinstance(item, Notification) and item.severity is not Severity.SUCCESS
+
+
+def message_of(items: Sequence[Item], *, is_brief: bool = False) -> Message:
+    """What is said of these, of which there is at least one; in brief, numbers and nothing else."""
+    if len(items) > 1 or is_brief:
+        return _digest(items, is_brief=is_brief)
     (item,) = items
     match item:
         case Notification():
@@ -117,7 +132,7 @@ def message_of(items: Sequence[Item]) -> Message:
             return Message(MessageKind.RECOVERY, _line(item), body, Severity.SUCCESS)
 
 
-def return_message(back: Return, items: Sequence[Item]) -> Message:
+def return_message(back: Return, items: Sequence[Item], *, is_brief: bool = False) -> Message:
     """What is said when Conductor answers again, with what else there is to be told."""
     title = f"Conductor answers again, after {_shown(back.after)}"
     runs = "1 run" if back.runs == 1 else f"{back.runs:,} runs"
@@ -125,15 +140,17 @@ def return_message(back: Return, items: Sequence[Item]) -> Message:
     if not items:
         return Message(MessageKind.RECOVERY, title, body, Severity.SUCCESS)
     title += f"; {_counts(items)}"
-    body += f"\n\nNot told of before:\n{_listed(items)}"
+    body += f"\n\nNot told of before:\n{_listed(items, is_brief=is_brief)}"
     return Message(MessageKind.RECOVERY, title, body, _worst_of(items))
 
 
-def _digest(items: Sequence[Item]) -> Message:
+def _digest(items: Sequence[Item], *, is_brief: bool) -> Message:
     councilors = len({item.councilor_id for item in items})
     whose = "1 councilor" if councilors == 1 else f"{councilors:,} councilors"
-    title = f"{len(items):,} notifications of {whose}: {_counts(items)}"
-    return Message(MessageKind.DIGEST, title, _listed(items), _worst_of(items))
+    what = "1 notification" if len(items) == 1 else f"{len(items):,} notifications"
+    title = f"{what} of {whose}: {_counts(items)}"
+    body = _listed(items, is_brief=is_brief)
+    return Message(MessageKind.DIGEST, title, body, _worst_of(items))
 
 
 def _worst_of(items: Sequence[Item]) -> Severity:
@@ -155,11 +172,14 @@ def _counts(items: Sequence[Item]) -> str:
 _PLURALS = {Severity.ERROR: "s", Severity.WARNING: "s", Severity.SUCCESS: "es"}
 
 
-def _listed(items: Sequence[Item]) -> str:
-    """The counts by reason, then the first few."""
+def _listed(items: Sequence[Item], *, is_brief: bool) -> str:
+    """The counts by reason, then the first few, those that are alarming before the others."""
     kinds = Counter(_sort(item) for item in items if isinstance(item, Notification))
     counted = [f"{count:,} x {sort}" for sort, count in kinds.most_common()]
-    lines = [f"- {_line(item)}" for item in items[:_LISTED]]
+    if is_brief:
+        return "\n".join(counted)
+    first = sorted(items, key=lambda item: not is_alarm(item))[:_LISTED]
+    lines = [f"- {_line(item)}" for item in first]
     if len(items) > _LISTED:
         lines.append(f"and {len(items) - _LISTED:,} more")
     return "\n".join([*counted, *([""] if counted else []), *lines])

@@ -14,8 +14,6 @@ from service.domain.severity import Severity
 LONGEST_MESSAGE = 500
 _LONGEST_NAME = 120
 _MOST_CHANNELS, _LONGEST_CHANNEL = 20, 50
-_LOOKED_AT = 20_000
-"""How much of an output is searched for the prompt, which has at most half as many characters."""
 _QUOTABLE = 20
 """A shorter prompt is a word or two, which any output may hold."""
 _MOSTLY_TEXT = 2
@@ -131,13 +129,24 @@ def kind_of(channel: str) -> ChannelKind:
 def targets_of(channels: Iterable[str], targets: Sequence[Target]) -> tuple[Target, ...]:
     """Where outside channels lead: `email` to what sends mail, a service's name to that service.
 
-    A channel that none of the targets is made for leads to all of them.
+    `email` leads to all targets where none sends mail, and any channel to a target that is the
+    only one; else one that no target is made for leads nowhere.
     """
-    wanted: set[Target] = set()
-    for channel in outside_of(channels):
-        made_for_it = {target for target in targets if _serves(target, channel)}
-        wanted |= made_for_it or set(targets)
+    wanted = {target for channel in outside_of(channels) for target in _led_to(channel, targets)}
     return tuple(target for target in targets if target in wanted)
+
+
+def unknown_of(channels: Iterable[str], targets: Sequence[Target]) -> Sequence[str]:
+    """The outside channels that lead nowhere although there are targets."""
+    if not targets:
+        return []
+    return [channel for channel in outside_of(channels) if not _led_to(channel, targets)]
+
+
+def _led_to(channel: str, targets: Sequence[Target]) -> Sequence[Target]:
+    made_for_it = [target for target in targets if _serves(target, channel)]
+    takes_any = channel == ChannelKind.EMAIL or len(targets) == 1
+    return made_for_it or (targets if takes_any else [])
 
 
 def _serves(target: Target, channel: str) -> bool:
@@ -179,7 +188,7 @@ def of_run(
     channels = _channels(told) if tells(told, outcome.severity) else ()
     if not channels:
         return None
-    said = outcome.summary or _without(prompt, (outcome.output or "")[:_LOOKED_AT])
+    said = outcome.summary or _without(prompt, outcome.output or "")
     return Notification(
         notification_id=execution.execution_id,
         councilor_id=execution.agent_id,

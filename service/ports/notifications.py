@@ -16,6 +16,12 @@ class StoredNotifications(Protocol):
     out at least once: again where its sender died, or lost the database, before that was marked.
     """
 
+    async def prepare(self) -> None:
+        """Have what makes these fast, and lets them expire. Raises Unavailable, Misconfigured.
+
+        Without it everything else is as it is.
+        """
+
     async def add(self, entries: Sequence[Entry]) -> Sequence["bool | ServiceError"]:
         """Write these as ours. What became of each: False where somebody has told of that ending.
 
@@ -46,4 +52,7 @@ class Messenger(Protocol):
         """Where it can send."""
 
     async def send(self, target: Target, message: Message) -> None:
-        """Send this, once. Raises Unavailable where it did not arrive, or that is not known."""
+        """Send this, once. Raises Unavailable where it did not arrive, or that is not known.
+
+        Raises Refused where it will never be taken as it is.
+        """

@@ -439,6 +439,68 @@ async def test_rows_expire_after_the_time_that_was_set_last(client: Client, data
     assert "expiry" not in await rows.index_information()
 
 
+DATE = [("created_at", 1)]
+
+
+@pytest.mark.mongo
+async def test_another_time_to_keep_rows_rebuilds_no_index(client: Client, database: str) -> None:
+    ledger, rows = MongoLedger(client, database, "executions", "agents"), client[database]
+    await ledger.prepare(keep_for=timedelta(days=1))
+    async with rows.watch([], show_expanded_events=True) as changes:
+        await ledger.prepare(keep_for=timedelta(days=2))
+        await rows["executions"].insert_one({"execution_id": "last"})
+        kinds = [(await changes.next())["operationType"] for _ in range(2)]
+    assert kinds == ["modify", "insert"]
+
+
+@pytest.mark.mongo
+@pytest.mark.parametrize("name", ["expiry", "created_at_1"])
+async def test_an_index_without_expiry_is_named_with_the_setting(
+    client: Client, database: str, name: str
+) -> None:
+    await client[database]["executions"].create_index(DATE, name=name)
+    with pytest.raises(Misconfigured) as told:
+        await MongoLedger(client, database, "executions", "agents").prepare(timedelta(days=1))
+    assert str(told.value).startswith("SCHEDULER_EXECUTION_TTL: ")
+    assert f'dropIndex("{name}")' in str(told.value)
+
+
+@pytest.mark.mongo
+async def test_an_index_of_that_name_on_something_else_is_named(
+    client: Client, database: str
+) -> None:
+    await client[database]["executions"].create_index("mine", name="expiry")
+    for keep_for in (timedelta(days=1), None):
+        with pytest.raises(Misconfigured, match="expiry"):
+            await MongoLedger(client, database, "executions", "agents").prepare(keep_for)
+
+
+@pytest.mark.mongo
+@pytest.mark.parametrize("keep_for", [timedelta(days=1), None])
+async def test_an_operators_own_expiry_stays_as_it_is(
+    client: Client, database: str, keep_for: timedelta | None
+) -> None:
+    rows = client[database]["executions"]
+    await rows.create_index(DATE, name="theirs", expireAfterSeconds=7)
+    await MongoLedger(client, database, "executions", "agents").prepare(keep_for)
+    indexes = await rows.index_information()
+    assert indexes["theirs"]["expireAfterSeconds"] == 7
+    assert "expiry" not in indexes
+
+
+@pytest.mark.mongo
+@pytest.mark.parametrize("kind", ["time series", "view"])
+async def test_what_is_no_plain_collection_is_told_of_and_not_waited_for(
+    client: Client, database: str, kind: str
+) -> None:
+    options: dict[str, Any] = {"timeseries": {"timeField": "created_at"}}
+    if kind == "view":
+        options = {"viewOn": "other", "pipeline": []}
+    await client[database].create_collection("executions", **options)
+    with pytest.raises(Misconfigured, match="SCHEDULER_EXECUTIONS_COLLECTION"):
+        await MongoLedger(client, database, "executions", "agents").prepare(timedelta(days=1))
+
+
 def test_a_stretch_is_final_when_its_writer_said_so_or_has_died() -> None:
     stretch = TakenSlots(NOON, NOON + 2 * MINUTE, provisional_since=NOON)
     assert not stretch.is_final(NOON + timedelta(seconds=10))

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from bson.datetime_ms import DatetimeMS
 
 from service.adapters.mongo.client import Client, connected
 from service.adapters.mongo.notifications import MongoNotifications
@@ -183,6 +184,15 @@ async def test_an_index_in_the_way_is_told_of(client: Client, database: str) -> 
 
 
 @pytest.mark.mongo
+async def test_what_is_no_plain_collection_is_told_of(client: Client, database: str) -> None:
+    await client[database].create_collection(
+        "scheduler_notifications", timeseries={"timeField": "created_at"}
+    )
+    with pytest.raises(Misconfigured, match="scheduler_notifications"):
+        await MongoNotifications(client, database, owner="a").prepare()
+
+
+@pytest.mark.mongo
 async def test_what_others_wrote_there_is_passed_over(client: Client, database: str) -> None:
     real = MongoNotifications(client, database, owner="a")
     foreign = [{"delivery": "pending", "owner": owner} for owner in ("b", 7, None)]
@@ -190,3 +200,54 @@ async def test_what_others_wrote_there_is_passed_over(client: Client, database: 
     assert await real.owners_of_pending() == {"b"}
     await real.add([entry()])
     assert await real.adopt({"a", "b"}, 10) == [failure()]
+
+
+UNREADABLE: dict[str, dict[str, Any]] = {
+    "no ending": {"status": "running"},
+    "a status of nobody's": {"status": ["error"]},
+    "a severity of nobody's": {"severity": None},
+    "a reason of nobody's": {"reason": {"a": 1}},
+    "a duration that is a text": {"duration_ms": "abc"},
+    "a duration that is no number": {"duration_ms": float("nan")},
+    "a duration beyond all time": {"duration_ms": 1e300},
+    "a duration before the beginning": {"duration_ms": -1},
+    "slots that are a text": {"slots": "7"},
+    "no slot": {"slots": 0},
+    "a truth for a number": {"slots": True},
+    "one channel that is no list": {"channels": "email"},
+    "channels that are no texts": {"channels": ["email", 7]},
+    "no channel outside": {"channels": ["panel"]},
+    "somebody else's id": {"notification_id": "exec_other_1"},
+    "a date beyond the year 9999": {"completed_at": DatetimeMS(10**15)},
+    "a message that is none": {"message": None},
+}
+
+
+@pytest.mark.mongo
+@pytest.mark.parametrize("changes", UNREADABLE.values(), ids=UNREADABLE)
+async def test_what_cannot_be_read_fails_and_keeps_nothing_else_waiting(
+    client: Client, database: str, changes: dict[str, Any]
+) -> None:
+    """Taken over as it is, it would end every replica that tries, one after the other."""
+    real = MongoNotifications(client, database, owner="a")
+    await MongoNotifications(client, database, owner="dead").add([entry("bad"), entry("good")])
+    documents = client[database]["scheduler_notifications"]
+    await documents.update_one({"_id": "bad"}, {"$set": changes})
+    assert await real.adopt({"dead"}, 10) == [failure("good")]
+    found = await documents.find_one({"_id": "bad"}, {"delivery": 1})
+    assert found is not None
+    assert found["delivery"] == "failed"
+
+
+@pytest.mark.mongo
+async def test_texts_that_others_changed_are_one_line_and_short(
+    client: Client, database: str
+) -> None:
+    real = MongoNotifications(client, database, owner="a")
+    await MongoNotifications(client, database, owner="dead").add([entry()])
+    await client[database]["scheduler_notifications"].update_one(
+        {}, {"$set": {"display_name": "Sc\r\nBcc: all", "message": "x" * 10_000}}
+    )
+    (told,) = await real.adopt({"dead"}, 10)
+    assert told.display_name == "Sc Bcc: all"
+    assert len(told.message) == 501

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,22 @@ class Rights:
     async def revoke(self) -> None:
         await asyncio.to_thread(self._let, [])
 
+    async def grant_but_notifications(self) -> None:
+        """What a version that told nobody of anything was given, collection by collection."""
+        await asyncio.to_thread(self._create_role)
+        await asyncio.to_thread(self._let, [{"role": "least", "db": self._database}])
+
+    def _create_role(self) -> None:
+        actions = ["find", "insert", "update", "remove", "changeStream", "collMod"]
+        actions += ["createIndex", "dropIndex", "listIndexes", "createCollection"]
+        names = ["agents", "councilor_executions", "apscheduler_jobs", "scheduler_replicas"]
+        privileges = [
+            {"resource": {"db": self._database, "collection": name}, "actions": actions}
+            for name in names
+        ]
+        with root_of(self._cluster) as client:
+            client[self._database].command("createRole", "least", privileges=privileges, roles=[])
+
     def _let(self, roles: list[dict[str, str]]) -> None:
         with root_of(self._cluster) as client:
             client.admin.command("updateUser", "service", roles=roles)
@@ -90,6 +107,47 @@ async def test_missing_rights_end_the_start_with_what_to_grant(
     with pytest.raises(Misconfigured, match="grant the user readWrite"):
         async with asyncio.timeout(15):
             await asyncio.shield(service.task)
+
+
+async def test_without_rights_on_notifications_runs_go_on_and_that_is_said_once(
+    start: Start,
+    db: Database,
+    rights: Rights,
+    service_url: SecretStr,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An upgrade must not end with a service that does not start."""
+    await rights.grant_but_notifications()
+    ttl = timedelta(seconds=3)
+    await start(mongodb_url=service_url, scheduler_replica_ttl=ttl)
+    await promote(db, "scout", value="1s")
+
+    async def have_run() -> bool:
+        rows = db["councilor_executions"]
+        return await rows.count_documents({"status": {"$ne": "running"}}) >= 8
+
+    await eventually(have_run, within=30)
+    said = capsys.readouterr().out
+    assert said.count("notifications_unavailable") == 1
+    assert "grant the user readWrite" in said
+    assert "mending_failed" not in said
+
+
+async def test_an_index_that_is_in_the_way_of_notifications_ends_no_start(
+    start: Start,
+    db: Database,
+    rights: Rights,
+    service_url: SecretStr,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    await rights.grant()
+    await db["scheduler_notifications"].create_index("created_at", name="theirs")
+    await start(mongodb_url=service_url)
+
+    async def is_told() -> bool:
+        return "notifications_unavailable" in capsys.readouterr().out
+
+    await eventually(is_told)
 
 
 async def why_unready(service: Service) -> str | None:

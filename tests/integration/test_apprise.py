@@ -14,7 +14,7 @@ from service.domain.councilor import Notifications
 from service.domain.digest import Message, message_of
 from service.domain.notification import Audience, Target, of_run
 from service.domain.severity import Severity
-from service.ports import Unavailable
+from service.ports import Refused, Unavailable
 from service.settings import WrongSettings, settings_from_environment
 from tests.contract.test_ledger import outcome, run_of
 from tests.contract.test_notifications import failure
@@ -83,7 +83,19 @@ async def test_a_plain_address_keeps_its_query() -> None:
     assert hook.addresses == ["/in?token=a%26b&verify=no"]
 
 
-@pytest.mark.parametrize("status", [302, 400, 500])
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_webhook_that_will_never_take_it_says_so(status: int) -> None:
+    async with webhook() as hook:
+        messenger = messenger_from(f"json://{hook.base}")
+        hook.status = status
+        with pytest.raises(Refused, match=str(status)):
+            await send(messenger)
+        hook.status = 500
+        with pytest.raises(Unavailable):
+            await send(messenger)
+
+
+@pytest.mark.parametrize("status", [302, 401, 404, 429, 500])
 async def test_a_webhook_that_refuses_has_not_taken_it(status: int) -> None:
     async with webhook() as hook:
         hook.status = status
@@ -120,6 +132,22 @@ async def test_a_server_that_hangs_is_given_up_and_has_one_thread_at_most() -> N
     assert [thread.daemon for thread in left] == [True]
     for thread in left:
         await asyncio.to_thread(thread.join)
+
+
+async def test_where_no_thread_can_be_started_the_next_try_is_as_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with mail_server() as server:
+        messenger = messenger_from(server.url)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(Unavailable, match="no thread"):
+                await send(messenger)
+        await send(messenger)
+    assert len(server.mails) == 1
 
 
 async def test_three_in_a_row_do_not_wait_for_each_other() -> None:
@@ -184,6 +212,43 @@ def test_a_url_that_cannot_be_used_is_named_by_its_place(
     assert WRONG[urls] in problem
     out, err = capfd.readouterr()
     assert "hunter2" not in problem + caplog.text + out + err
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mailto://me:hunter2/x@example.com?to=a@example.com",
+        "mailto://me:hunter2?x@example.com",
+        "mailto://me:hunter2#x@example.com",
+        "mailto://me:hunter2#x@example.com?to=a@example.com",
+        "mailto://me:h@hunter2/x@example.com",
+        "json://hunter2/x@example.com/in",
+        "https://me:hunter2?x@example.com/in",
+        "https://me:hunter2?x=1@example.com/in",
+    ],
+)
+def test_what_may_be_a_password_is_taken_for_no_host(url: str) -> None:
+    """A host is shown in logs."""
+    with pytest.raises(WrongUrls) as wrong:
+        messenger_from(f"json://h {url}")
+    (problem,) = wrong.value.problems
+    assert problem.startswith("the URL at place 2 has an @")
+    assert "hunter2" not in problem
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mailto://me:hunter2@example.com:587?to=ops@example.com&from=a@example.com",
+        "mailto://me%40corp:hunter2%2Fx@example.com?to=ops@example.com",
+        "json://me:hunter2@example.com:80/in?a=b",
+        "json://[::1]:80/in",
+        f"slack://{SLACK}/@ops",
+    ],
+)
+def test_what_is_escaped_as_it_should_be_is_taken(url: str) -> None:
+    (target,) = messenger_from(url).targets
+    assert "hunter2" not in target.text
 
 
 def test_every_wrong_url_is_told_at_once() -> None:

@@ -33,16 +33,24 @@ def messages(arrivals: Iterable[float], policy: DigestPolicy = POLICY) -> list[t
     def send_until(now: float) -> None:
         nonlocal rhythm, waiting
         if waiting and (due_at := rhythm.due_at(first_at, policy)) <= now:
-            sent.extend((due_at, len(part)) for part in rhythm.parcels(waiting, policy))
-            rhythm, waiting = rhythm.after_sending(due_at), []
+            parcels = rhythm.parcels(waiting, due_at, policy)
+            sent.extend((due_at, len(parcel)) for parcel in parcels)
+            for _ in parcels:
+                rhythm = rhythm.after_sending(due_at, policy)
+            waiting = []
 
     for at in arrivals:
         send_until(at)
         first_at = first_at if waiting else at
         waiting.append(failure(f"at {at}"))
-        rhythm = rhythm.after_arrival(at, policy)
     send_until(float("inf"))
     return sent
+
+
+def most_within(sent: Sequence[tuple[float, int]], seconds: float) -> int:
+    """The most messages in any stretch of this length."""
+    times = [at for at, _ in sent]
+    return max(sum(at <= other < at + seconds for other in times) for at in times)
 
 
 def test_few_are_told_each_on_its_own_shortly_after() -> None:
@@ -54,37 +62,57 @@ def test_more_than_three_are_one_message() -> None:
     assert messages([0, 0.1, 0.2, 0.3]) == [(2, 4)]
 
 
-def test_five_hundred_in_a_minute_make_two_messages() -> None:
+def test_five_hundred_in_a_minute_make_a_handful_of_messages() -> None:
     sent = messages(n * 60 / 500 for n in range(500))
-    assert [at for at, _ in sent] == [2, 62]
+    assert [at for at, _ in sent] == [2, 7, 22, 82]
     assert sum(count for _, count in sent) == 500
 
 
 @pytest.mark.parametrize("first", [1, 3])
 def test_a_minute_that_begins_slowly_makes_a_handful(first: int) -> None:
     sent = messages([*([0.0] * first), *(3 + n * 57 / 497 for n in range(497))])
-    assert len(sent) <= 4
+    assert len(sent) <= 5
 
 
-def test_five_thousand_in_an_hour_make_a_handful_of_messages() -> None:
-    sent = messages(n * 3_600 / 5_000 for n in range(5_000))
-    assert [at for at, _ in sent] == [2, 2, 2, 62, 362, 1262, 3062, 4862]
-    assert sum(count for _, count in sent) == 5_000
+FLOODS = {
+    "5,000 an hour": [n * 0.72 for n in range(5_000)],
+    "three at once, then 5,000": [0.0] * 3 + [3 + n * 0.72 for n in range(5_000)],
+    "one a minute": [60.0 * n for n in range(60)],
+    "one every two minutes": [120.0 * n for n in range(30)],
+    "now and then, then more and more": [*(600.0 * n for n in range(6)), *range(3_600, 7_200)],
+}
 
 
-def test_a_trickle_is_no_mail_each_time() -> None:
-    """One failure a minute, all day: at most two messages an hour, in the long run."""
-    assert len(messages(60.0 * n for n in range(1_440))) <= 2 * 24 + 4
+@pytest.mark.parametrize("arrivals", FLOODS.values(), ids=FLOODS)
+def test_whatever_comes_there_are_five_messages_in_ten_minutes_and_ten_an_hour(
+    arrivals: Sequence[float],
+) -> None:
+    sent = messages(arrivals)
+    assert most_within(sent, 600) <= 5
+    assert most_within(sent, 3_600) <= 10
+    assert sum(count for _, count in sent) == len(arrivals)
 
 
-def test_after_a_quiet_time_one_is_told_at_once_again() -> None:
+@pytest.mark.parametrize("apart", [600, 900, 1_200, 3_600])
+def test_where_there_is_no_trouble_each_failure_is_told_within_seconds_for_ever(apart: int) -> None:
+    arrivals = [n * apart for n in range(500)]
+    assert messages(arrivals) == [(at + 2, 1) for at in arrivals]
+
+
+def test_two_that_come_close_together_are_both_told_within_seconds() -> None:
+    assert messages([0, 3]) == [(2, 1), (7, 1)]
+
+
+def test_the_pause_is_over_when_the_trouble_is() -> None:
     busy = [0.1 * n for n in range(100)]
-    sent = messages([*busy, 5_000, 10_000])
-    assert [at for at, _ in sent[-2:]] == [5_002, 10_002]
+    sent = messages([*busy, 3_000, 6_000])
+    assert [at for at, _ in sent[-2:]] == [3_002, 6_002]
 
 
-def test_what_comes_now_and_then_is_told_as_it_comes() -> None:
-    assert messages([0, 1_000, 2_000]) == [(2, 1), (1_002, 1), (2_002, 1)]
+def test_good_news_wait_longer_than_bad_ones() -> None:
+    rhythm = Rhythm().after_sending(0, POLICY)
+    assert rhythm.due_at(0, POLICY) == 5
+    assert rhythm.due_at(0, POLICY, is_good=True) == 60
 
 
 def test_one_ending_is_told_with_what_is_to_be_known() -> None:
@@ -133,6 +161,23 @@ def test_a_digest_counts_and_lists_the_first_ten() -> None:
     )
     assert lines[-1] == "and 490 more"
     assert len(lines) == 3 + 10 + 1
+
+
+def test_a_digest_lists_what_is_alarming_first() -> None:
+    fine = [replace(WARNING, severity=Severity.SUCCESS)] * 20
+    body = message_of([*fine, failure()]).body
+    assert "- Scout: failed (timeout)" in body
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_in_brief_there_are_numbers_and_nothing_that_anybody_wrote(count: int) -> None:
+    told = [failure(display_name="quoted", message="quoted")] * count
+    for message in (
+        message_of(told, is_brief=True),
+        return_message(Return(timedelta(minutes=1), 1), told, is_brief=True),
+    ):
+        assert "quoted" not in message.title + message.body
+        assert f"{count} x failed (timeout)" in message.body
 
 
 def test_a_digest_is_short_whatever_was_said() -> None:

@@ -18,6 +18,7 @@ from service.domain.notification import (
     of_slot,
     plain,
     targets_of,
+    unknown_of,
 )
 from service.domain.severity import Severity
 from tests.contract.test_ledger import outcome, run_of
@@ -170,7 +171,8 @@ def test_a_subject_has_one_line() -> None:
         pytest.param(("slack",), (SLACK,), id="a service by its name"),
         pytest.param(("webhook",), (HOOK,), id="a webhook"),
         pytest.param(("slack", "email", "email"), (MAIL, SLACK), id="two of them, each once"),
-        pytest.param(("pager",), (MAIL, HOOK, SLACK), id="any other name goes everywhere"),
+        pytest.param(("pager", "emial"), (), id="any other name goes nowhere"),
+        pytest.param(("pager", "slack"), (SLACK,), id="and keeps no other from its way"),
     ],
 )
 def test_channels_lead_to_the_targets_made_for_them(
@@ -181,6 +183,25 @@ def test_channels_lead_to_the_targets_made_for_them(
 
 def test_email_goes_everywhere_where_nothing_sends_mails() -> None:
     assert targets_of(("email",), [HOOK, SLACK]) == (HOOK, SLACK)
+
+
+def test_any_channel_outside_goes_to_the_only_target_there_is() -> None:
+    assert targets_of(("pager",), [HOOK]) == (HOOK,)
+    assert targets_of(("panel", "toast"), [HOOK]) == ()
+
+
+def test_channels_that_lead_nowhere_are_known() -> None:
+    channels = ("panel", "email", "emial", "slack", "pager")
+    assert unknown_of(channels, [MAIL, HOOK, SLACK]) == ["emial", "pager"]
+    assert unknown_of(channels, [MAIL]) == unknown_of(channels, []) == []
+
+
+def test_a_prompt_that_is_repeated_leaves_no_part_of_itself() -> None:
+    prompt = "do this, and that, " * 520
+    end = outcome(output=f"{prompt}\n{prompt}\n{prompt}done", severity=Severity.WARNING)
+    told = told_of(end, prompt=prompt)
+    assert told is not None
+    assert told.message == "[prompt]\n[prompt]\n[prompt]done"
 
 
 def test_channels_are_told_once_each_in_any_case_and_not_without_end() -> None:

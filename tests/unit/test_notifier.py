@@ -1,26 +1,28 @@
 """Telling people: documents and messages, each ending once, whatever does not answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.app import _LAST_NOTIFICATIONS
 from service.breaker import Breaker, BreakerPolicy
 from service.domain.councilor import Notifications, SchedulePolicy
 from service.domain.digest import DigestPolicy, MessageKind
 from service.domain.execution import NotRun, Outcome, Reason, Status, Stretch, Trigger, interrupted
-from service.domain.notification import Audience, Delivery
+from service.domain.notification import Audience, Delivery, Entry
 from service.domain.severity import Severity
-from service.notifier import Notifier, NotifyPolicy
+from service.notifier import _LAST_WRITES_SECONDS, Notifier, NotifyPolicy
 from service.outlets import DeliveryPolicy
 from service.pace import Pace
 from service.patience import Patience
-from service.ports import Answer, Failure, Misconfigured, Refused
+from service.ports import Answer, Failure, Misconfigured, Refused, ServiceError, Unavailable
 from service.telemetry import Telemetry
 from tests.contract.test_ledger import outcome, run_of
+from tests.contract.test_notifications import failure
 from tests.fakes import (
     HOOK,
     MAIL,
@@ -405,6 +407,269 @@ def test_every_channel_and_every_kind_is_counted_from_zero() -> None:
             assert side.count("notification_messages", kind=kind, result=result) == 0
 
 
+# Faults of ours, and of others
+
+
+async def test_a_document_that_nothing_can_be_said_of_keeps_no_other_from_being_told(
+    side: Side,
+) -> None:
+    """What the port promises not to hand out; should it, all replicas would end, one by one."""
+    dead = side.stored.of("dead")
+    bad = [failure("bad", status=Status.RUNNING), failure("bad 2", duration_ms="abc")]
+    await dead.add([Entry(each, NOON, Delivery.PENDING) for each in (*bad, failure("good"))])
+    await side.notifier.take_over(all_dead, "replica-1")
+    await is_marked(side, (Delivery.FAILED, 0), (Delivery.SENT, 1), (Delivery.SENT, 1))
+    assert side.messenger is not None
+    assert side.messenger.titles[0] == "1 notification of 1 councilor: 1 error"
+    side.ends()
+    await side.sent(3)
+
+
+async def test_in_a_digest_only_what_nothing_can_be_said_of_fails(side: Side) -> None:
+    dead = side.stored.of("dead")
+    told = [failure("bad", status=Status.RUNNING), *(failure(f"good {n}") for n in range(5))]
+    await dead.add([Entry(each, NOON, Delivery.PENDING) for each in told])
+    await side.notifier.take_over(all_dead, "replica-1")
+    await is_marked(side, (Delivery.FAILED, 0), *[(Delivery.SENT, 1)] * 5)
+
+
+async def test_a_messenger_that_crashes_has_not_taken_it_and_is_tried_again(
+    side: Side, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def crash(*_: object) -> None:
+        raise LookupError("hunter2")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(side.messenger, "send", crash)
+        side.ends()
+        await is_marked(side, (Delivery.FAILED, QUICK.tries))
+    side.ends("other")
+    await side.sent(1)
+    said = capsys.readouterr().out
+    assert "LookupError" in said
+    assert "hunter2" not in said
+
+
+async def test_a_document_that_crashes_the_driver_keeps_no_other_from_being_written(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = side.stored.add
+
+    async def crash_at_bad(entries: Sequence[Entry]) -> Any:
+        if any(entry.notification.councilor_id == "bad" for entry in entries):
+            raise OverflowError("int too big to convert")
+        return await add(entries)
+
+    monkeypatch.setattr(side.stored, "add", crash_at_bad)
+    for agent_id in ("one", "bad", "two"):
+        side.ends(agent_id)
+    await side.is_written(2)
+    await turned_until(lambda: side.count("notifications", channel="email", result="sent") == 3)
+
+
+async def test_a_mark_that_crashes_ends_nothing(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def settle(*_: object) -> None:
+        raise OverflowError("int too big to convert")
+
+    monkeypatch.setattr("service.notifier._AFTER_A_CRASH_SECONDS", 3_600)
+    monkeypatch.setattr(side.stored, "settle", settle)
+    side.ends()
+    await side.sent(1)
+    side.ends("other")
+    await side.sent(2)
+
+
+async def test_an_ending_that_cannot_be_told_is_no_fault_of_its_run(
+    side: Side, capsys: pytest.CaptureFixture[str]
+) -> None:
+    who = Audience("Scout", 7, EMAIL)  # type: ignore[arg-type]  # a fault of ours
+    side.notifier.run_ended(run_of(), outcome(**FAILED), who)
+    assert "notification_crashed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "trouble", [Misconfigured("grant the user readWrite"), Unavailable("down"), KeyError("fault")]
+)
+async def test_where_nothing_can_be_prepared_people_are_told_and_it_is_tried_again(
+    trouble: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    side, tried = Side(messenger=FakeMessenger(MAIL)), list[str]()
+
+    async def prepare() -> None:
+        tried.append("prepare")
+        if len(tried) < 4:
+            raise trouble
+
+    monkeypatch.setattr(side.stored, "prepare", prepare)
+    async with going(side.notifier.deliver()):
+        side.ends()
+        await side.sent(1)
+        for _ in range(5):
+            await side.notifier.take_over(all_dead, "replica-1")
+    assert len(tried) == 4
+    said = capsys.readouterr().out
+    if isinstance(trouble, ServiceError):
+        assert said.count("notifications_unavailable") == 1
+        assert str(trouble) in said
+
+
+async def test_without_rights_to_take_over_that_is_said_once(
+    side: Side, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def owners_of_pending() -> Any:
+        raise Misconfigured("grant the user readWrite")
+
+    monkeypatch.setattr(side.stored, "owners_of_pending", owners_of_pending)
+    for _ in range(3):
+        await side.notifier.take_over(all_dead, "replica-1")
+    assert capsys.readouterr().out.count("notifications_unavailable") == 1
+
+
+async def test_a_fault_while_taking_over_is_told_of_and_raised_to_nobody(
+    side: Side, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def owners_of_pending() -> Any:
+        raise KeyError("owner")
+
+    monkeypatch.setattr(side.stored, "owners_of_pending", owners_of_pending)
+    await side.notifier.take_over(all_dead, "replica-1")
+    assert "notification_crashed" in capsys.readouterr().out
+
+
+async def test_without_rights_to_write_that_is_not_said_for_each(
+    side: Side, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def add(_: object) -> Any:
+        raise Misconfigured("grant the user readWrite")
+
+    monkeypatch.setattr(side.stored, "add", add)
+    for n in range(3):
+        side.ends(f"a{n}")
+        await side.sent(n + 1)
+    assert capsys.readouterr().out.count("notifications_not_written") == 1
+
+
+async def test_a_fault_of_a_task_is_told_of_and_the_task_goes_on(
+    side: Side, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("service.notifier._AFTER_A_CRASH_SECONDS", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("service.outlets.DigestPolicy.collect_seconds", None)
+        patch.setattr(side.telemetry, "message_sent", None)
+        side.ends("lost")
+        await turned_until(lambda: "notification_crashed" in capsys.readouterr().out)
+    side.ends()
+    await turned_until(lambda: side.messenger is not None and len(side.messenger.sent) == 2)
+
+
+async def test_what_a_target_refuses_is_told_in_numbers_and_holds_nothing_up(side: Side) -> None:
+    assert side.messenger is not None
+    side.messenger.refuses = "poison"
+    for n in range(5):
+        side.ends(f"a{n}", summary="poison" if n == 3 else "fine")
+    await is_marked(side, *[(Delivery.SENT, 2)] * 5)
+    assert side.messenger.tried == 2
+    assert side.messenger.titles == ["5 notifications of 5 councilors: 5 errors"]
+    assert side.messenger.sent[0][1].body == "5 x failed"
+
+
+async def test_what_is_not_even_taken_in_numbers_has_failed_at_once(side: Side) -> None:
+    assert side.messenger is not None
+    side.messenger.refuses = "failed"
+    side.ends()
+    await is_marked(side, (Delivery.FAILED, 1))
+    assert side.messenger.tried == 2
+
+
+async def test_a_digest_whose_tries_ran_out_is_sent_in_numbers() -> None:
+    messenger = FakeMessenger(MAIL)
+    side = Side(messenger=messenger)
+    messenger.fails_first = QUICK.tries
+    async with going(side.notifier.deliver()):
+        for n in range(5):
+            side.ends(f"a{n}")
+        await is_marked(side, *[(Delivery.SENT, QUICK.tries + 1)] * 5)
+    assert messenger.sent[0][1].body == "5 x failed"
+
+
+async def test_marks_are_one_update_and_keep_nothing_from_being_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A mail server is down, and so each document is marked as failed when it is written."""
+    side = Side(most=1_000, messenger=FakeMessenger(MAIL), digests=DigestPolicy(collect_seconds=60))
+    settle, marked = side.stored.settle, list[int]()
+
+    async def settle_and_count(ids: Sequence[str], *rest: Any) -> None:
+        marked.append(len(ids))
+        await settle(ids, *rest)
+
+    monkeypatch.setattr(side.stored, "settle", settle_and_count)
+    async with going(side.notifier.deliver()):
+        for part in range(5):
+            for n in range(800):
+                side.ends(f"a{part}-{n}")
+            await side.is_written(800 * (part + 1))
+        await turned_until(lambda: sum(marked) == 3_000)
+    assert side.count("notifications", channel="panel", result="dropped") == 0
+    assert len(marked) <= 5
+
+
+async def test_marks_that_fail_for_ever_keep_nothing_from_being_written(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def settle(*_: object) -> None:
+        raise Unavailable("no primary")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(side.stored, "settle", settle)
+        for n in range(5):
+            side.ends(f"a{n}")
+            await side.sent(n + 1)
+        await side.is_written(5)
+    await is_marked(side, *[(Delivery.SENT, 1)] * 5)
+
+
+async def test_successes_keep_no_error_waiting() -> None:
+    messenger = FakeMessenger(MAIL)
+    hourly = DigestPolicy(collect_seconds=0, pauses_seconds=(3_600,))
+    side = Side(messenger=messenger, digests=hourly)
+    async with going(side.notifier.deliver()):
+        side.succeeds("a", on_success=True)
+        await side.sent(1)
+        side.succeeds("b", on_success=True)
+        await side.is_written(2)
+        side.ends()
+        await side.sent(2)
+    assert messenger.titles[1] == "2 notifications of 2 councilors: 1 error, 1 success"
+
+
+async def test_a_channel_that_leads_nowhere_is_told_of_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    messenger = FakeMessenger(MAIL, HOOK)
+    side = Side(messenger=messenger)
+    async with going(side.notifier.deliver()):
+        for n in range(200):
+            side.ends(told=Notifications(channels=("emial", f"c{n}")), minutes=n)
+        await side.is_written(200)
+    assert messenger.sent == []
+    assert deliveries(side.stored) == [(None, 0)] * 200
+    said = capsys.readouterr().out
+    assert said.count("channel=emial") == 1
+    assert said.count("channel_unknown") == 100
+
+
+async def test_what_is_taken_over_and_leads_nowhere_here_is_pending_no_more() -> None:
+    side = Side(messenger=FakeMessenger(MAIL, HOOK))
+    dead = side.stored.of("dead")
+    await dead.add([Entry(failure(channels=("pager",)), NOON, Delivery.PENDING)])
+    async with going(side.notifier.deliver()):
+        await side.notifier.take_over(all_dead, "replica-1")
+        await is_marked(side, (Delivery.FAILED, 0))
+
+
 # Well again
 
 
@@ -449,7 +714,38 @@ async def test_a_success_that_is_told_itself_says_enough(side: Side) -> None:
     assert side.messenger.titles == ["Scout: failed", "Scout: success"]
 
 
+async def test_a_warning_makes_nobody_well(side: Side) -> None:
+    side.ends()
+    side.ends(minutes=1, severity=Severity.WARNING, status=Status.COMPLETED, reason=None)
+    await turned(200)
+    side.succeeds(minutes=2)
+    await turned(200)
+    assert side.messenger is not None
+    assert "Scout is well again" in side.messenger.titles
+
+
+async def test_who_is_not_told_of_the_success_itself_hears_that_it_is_well(side: Side) -> None:
+    side.ends()
+    await side.sent(1)
+    told = Notifications(on_success=True, channels=("panel",))
+    side.tell("scout", 1, told, outcome())
+    await side.sent(2)
+    assert side.messenger is not None
+    assert side.messenger.titles[1] == "Scout is well again"
+
+
 # Conductor
+
+
+async def test_who_was_told_before_the_breaker_opened_hears_that_it_is_well(side: Side) -> None:
+    unavailable(side, 0)
+    await side.sent(1)
+    side.notifier.conductor_lost()
+    side.notifier.conductor_answered()  # nobody was told of anything in between
+    side.succeeds("a0")
+    await side.sent(2)
+    assert side.messenger is not None
+    assert side.messenger.titles[1] == "A0 is well again"
 
 
 def unavailable(side: Side, n: int, told: Notifications = EMAIL) -> None:
@@ -557,6 +853,52 @@ async def test_at_the_end_what_waits_is_sent_at_once_in_one_message() -> None:
         await side.notifier.drain(SECONDS)
     assert len(messenger.sent) == 1
     assert deliveries(side.stored) == [(Delivery.SENT, 1)] * 3
+
+
+async def test_the_end_sends_what_a_database_that_hangs_does_not_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    messenger, hangs = FakeMessenger(MAIL), asyncio.Event()
+    side = Side(messenger=messenger, digests=DigestPolicy(collect_seconds=3_600))
+    side.ends("told before")
+    async with going(side.notifier.deliver()):
+        await side.is_written(1)
+
+        async def add(_: object) -> Any:
+            await hangs.wait()
+
+        monkeypatch.setattr(side.stored, "add", add)
+        monkeypatch.setattr("service.notifier._LAST_WRITES_SECONDS", 0.05)
+        for n in range(3):
+            side.ends(f"a{n}")
+        drained = asyncio.create_task(side.notifier.drain(SECONDS))
+        await turned()
+        assert messenger.titles == ["Told Before: failed"]  # without waiting for the database
+        await drained
+    assert messenger.titles[1] == "3 notifications of 3 councilors: 3 errors"
+
+
+async def test_the_end_waits_for_nothing_where_nothing_is_to_be_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Marks alone are not worth more than a moment."""
+    side = Side(messenger=FakeMessenger(MAIL))
+
+    async def settle(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(side.stored, "settle", settle)
+    monkeypatch.setattr("service.notifier._LAST_WRITES_SECONDS", 0.01)
+    async with going(side.notifier.deliver()):
+        side.ends()
+        await side.sent(1)
+        async with asyncio.timeout(2):
+            await side.notifier.drain(timedelta(minutes=1))
+
+
+def test_the_end_waits_two_seconds_for_the_database_at_most() -> None:
+    assert _LAST_WRITES_SECONDS <= 2
+    assert timedelta(seconds=5) >= _LAST_NOTIFICATIONS
 
 
 async def test_what_cannot_be_sent_at_the_end_stays_pending() -> None:

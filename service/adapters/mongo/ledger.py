@@ -5,13 +5,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pymongo import InsertOne, ReadPreference, UpdateOne
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from service.adapters.mongo.bulks import UNWRITABLE, Failure, meaning_of, write_all
 from service.adapters.mongo.client import DURABLE, Client, translated
 from service.adapters.mongo.endings import Count, Ending, Endings
-from service.adapters.mongo.indexes import expire_after, restore_indexes
+from service.adapters.mongo.indexes import INDEX_CONFLICTS, expire_after, restore_indexes
 from service.adapters.mongo.keys import LENIENT
 from service.adapters.mongo.rows import (
     attempts_of,
@@ -36,7 +36,7 @@ from service.domain.execution import (
     Status,
 )
 from service.domain.severity import Severity
-from service.ports import ServiceError, TakenSlots, Unavailable
+from service.ports import Misconfigured, ServiceError, TakenSlots, Unavailable
 
 _FOREIGN_RUN = {"status": Status.RUNNING.value, "owner": {"$not": {"$type": "string"}}}
 _FOREIGN_END = {
@@ -49,6 +49,9 @@ _FOREIGN_END = {
     "$currentDate": {"completed_at": True},
 }
 _NOT_COMMON_YET = "the row is not acknowledged by the majority yet: it may be gone with its primary"
+_NO_COLLECTION = (
+    "SCHEDULER_EXECUTIONS_COLLECTION: this is a view, or a time-series collection; name another one"
+)
 _OF_A_STRETCH = ("provisional", "slots_missed", "first_slot", "last_slot")
 _SINGLES_AT_ONCE = 8
 _CLOSINGS = BatchPolicy(distance_seconds=0.02)
@@ -90,10 +93,14 @@ class MongoLedger:
         Raises Unavailable, and Misconfigured where existing rows or indexes are in the way.
         """
         with translated():
-            await self._rows.update_many(_FOREIGN_RUN, _FOREIGN_END)
+            try:
+                await self._rows.update_many(_FOREIGN_RUN, _FOREIGN_END)
+            except OperationFailure as error:
+                if error.code not in INDEX_CONFLICTS:
+                    raise
+                raise Misconfigured(_NO_COLLECTION) from error
         await self.restore_indexes()
-        with translated():
-            await expire_after(self._rows, keep_for)
+        await expire_after(self._rows, keep_for, "SCHEDULER_EXECUTION_TTL")
 
     async def restore_indexes(self) -> None:
         await restore_indexes(self._rows)

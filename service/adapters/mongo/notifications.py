@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from pymongo import ASCENDING, IndexModel, InsertOne, ReadPreference
 from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.read_concern import ReadConcern
@@ -14,9 +15,19 @@ from service.adapters.mongo.indexes import INDEX_CONFLICTS, expire_after
 from service.adapters.mongo.keys import LENIENT
 from service.domain.digest import message_of
 from service.domain.execution import Reason, Status
-from service.domain.notification import Delivery, Entry, Notification
+from service.domain.notification import (
+    LONGEST_MESSAGE,
+    Delivery,
+    Entry,
+    Notification,
+    line,
+    outside_of,
+    plain,
+)
 from service.domain.severity import Severity
 from service.ports import Misconfigured, Refused, ServiceError
+
+log = structlog.get_logger()
 
 _KEPT_FOR = timedelta(days=30)
 _PENDING = IndexModel(
@@ -27,6 +38,9 @@ _PENDING = IndexModel(
 _IN_THE_WAY = "scheduler_notifications: an index of another kind is in the way; drop it"
 _MARKED_AT_ONCE = 1_000
 _TEXTS = ("notification_id", "councilor_id", "display_name", "task_name", "message")
+_LONGEST_NAME, _MOST_CHANNELS = 1_000, 20
+_LONGEST_MS, _MOST_SLOTS = 10**12, 10**9
+"""Beyond these no run of ours has lasted, and no stretch of slots was."""
 
 
 class MongoNotifications:
@@ -47,11 +61,11 @@ class MongoNotifications:
         with translated():
             try:
                 await self._notifications.create_indexes([_PENDING])
-                await expire_after(self._notifications, _KEPT_FOR)
             except OperationFailure as error:
                 if error.code in INDEX_CONFLICTS:
                     raise Misconfigured(_IN_THE_WAY) from error
                 raise
+        await expire_after(self._notifications, _KEPT_FOR, "scheduler_notifications")
 
     async def add(self, entries: Sequence[Entry]) -> Sequence[bool | ServiceError]:
         inserts = [InsertOne(_document(entry, self._owner)) for entry in entries]
@@ -113,7 +127,18 @@ class MongoNotifications:
             ours = {"_id": ids, "owner": self._owner, "delivery": Delivery.PENDING}
             found = self._read.find(ours).sort("created_at", ASCENDING)
             rows = [row async for row in found]
-        return [notification for row in rows if (notification := _notification(row)) is not None]
+            told = [_notification(row) for row in rows]
+            unreadable = [row["_id"] for row, one in zip(rows, told, strict=True) if one is None]
+            if unreadable:
+                await self._give_up(unreadable)
+        return [notification for notification in told if notification is not None]
+
+    async def _give_up(self, unreadable: Sequence[Any]) -> None:
+        """Leave nothing pending that no replica will ever be able to send."""
+        log.error("notifications_unreadable", count=len(unreadable))
+        pending = {"_id": {"$in": unreadable}, "owner": self._owner, "delivery": Delivery.PENDING}
+        failed = {"$set": {"delivery": Delivery.FAILED.value}}
+        await self._notifications.update_many(pending, failed)
 
 
 def _document(entry: Entry, owner: str) -> dict[str, Any]:
@@ -147,32 +172,57 @@ def _document(entry: Entry, owner: str) -> dict[str, Any]:
 
 def _notification(row: Mapping[str, Any]) -> Notification | None:
     """The notification of a document; None where another program has made something else of it."""
-    if not all(isinstance(row.get(name), str) for name in _TEXTS):
-        return None
-    if not all(isinstance(row.get(name), datetime) for name in ("scheduled_for", "completed_at")):
+    if not _is_readable(row):
         return None
     try:
         status, severity = Status(row["status"]), Severity(row["severity"])
         reason = Reason(row["reason"]) if row["reason"] is not None else None
-        channels = tuple(str(channel) for channel in row["channels"])
-        slots = int(row["slots"])
     except (KeyError, TypeError, ValueError):
         return None
+    if status is Status.RUNNING:
+        return None  # no ending
     return Notification(
         notification_id=row["notification_id"],
         councilor_id=row["councilor_id"],
-        display_name=row["display_name"],
-        task_name=row["task_name"],
+        display_name=line(row["display_name"]),
+        task_name=line(row["task_name"]),
         status=status,
         severity=severity,
         reason=reason,
-        message=row["message"],
+        message=plain(row["message"], LONGEST_MESSAGE),
         scheduled_for=row["scheduled_for"],
         completed_at=row["completed_at"],
         duration_ms=row.get("duration_ms"),
-        channels=channels,
-        slots=slots,
+        channels=tuple(row["channels"]),
+        slots=row["slots"],
     )
+
+
+def _is_readable(row: Mapping[str, Any]) -> bool:
+    """Tell whether each field holds what `_document` wrote there, or might have."""
+    texts = (row.get(name) for name in _TEXTS)
+    dates = (row.get(name) for name in ("scheduled_for", "completed_at"))
+    duration_ms = row.get("duration_ms")
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(date, datetime) for date in dates)
+        and row["notification_id"] == row["_id"]
+        and len(row["_id"]) <= _LONGEST_NAME
+        and (duration_ms is None or _counts(duration_ms, 0, _LONGEST_MS))
+        and _counts(row.get("slots"), 1, _MOST_SLOTS)
+        and _are_channels(row.get("channels"))
+    )
+
+
+def _counts(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _are_channels(value: Any) -> bool:
+    """Tell whether this is what `_document` wrote, and led outside."""
+    if not isinstance(value, list) or not 0 < len(value) <= _MOST_CHANNELS:
+        return False
+    return all(isinstance(each, str) for each in value) and bool(outside_of(value))
 
 
 def _to_ms(instant: datetime) -> datetime:
