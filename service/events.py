@@ -8,22 +8,19 @@ import asyncio
 import random
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
 
 import structlog
 
-from service.domain.execution import Status
 from service.domain.jobs import Job
 from service.domain.planning import Change
+from service.listeners import LOST, Event, Listener, event_of
 from service.ports import (
     Journal,
-    JournalEntry,
-    LedgerEntry,
     Misconfigured,
-    NotificationEntry,
     OpenJournal,
     Unavailable,
     WatchLost,
@@ -32,28 +29,12 @@ from service.telemetry import Telemetry
 
 log = structlog.get_logger()
 
-_RUN = ("councilor_id", "task_name", "display_name", "execution_id", "started_at")
-_END = (*_RUN, "status", "severity", "reason", "completed_at", "duration_ms", "trigger")
-_NOT_RUN = (
-    *("councilor_id", "task_name", "display_name", "execution_id", "scheduled_for", "status"),
-    *("severity", "reason", "slots_missed", "first_slot", "last_slot"),
-)
-_LONGEST_ERROR = 2_000
 _CAUGHT_UP_AT_ONCE = 4
 """Listeners for whom the ledger is asked what they have missed: each takes a stream for it."""
 _TOLD_AT_ONCE = 20
 """Events that are told to all before the event loop may turn to something else."""
 _POSITION = re.compile("[0-9A-Fa-f]{2,1024}")
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Event:
-    """One thing that has happened. With its `id`, a listener may go on after it elsewhere."""
-
-    name: str
-    fields: Mapping[str, object]
-    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,64 +49,6 @@ class EventPolicy:
     missed_seconds: float = 5.0
     """How long it may take to find what a listener has missed."""
     open_seconds: float = 3.0
-
-
-_LOST = Event("events_lost", {})
-"""What has happened is not known any more: whoever keeps a picture has to look anew."""
-
-
-class Listener:
-    """What one listener is to hear. Ends where it is left behind, or the service stops."""
-
-    def __init__(self, waiting: int) -> None:
-        self._most = waiting
-        self._events: deque[Event] = deque()
-        self._has_any = asyncio.Event()
-        self._told: set[str] = set()
-        self.is_over = False
-        self.is_deaf = False
-        """Whether the ledger was not followed yet when it came."""
-
-    def tell(self, event: Event) -> bool:
-        """Have it heard; False where this listener is too far behind, which ends it."""
-        if event.id is not None and event.id in self._told:
-            return True  # it heard that while it was caught up
-        self._events.append(event)
-        if len(self._events) > self._most:
-            self.end()
-            return False
-        self._has_any.set()
-        return True
-
-    def catch_up(self, missed: Sequence[Event]) -> None:
-        """Have these heard first, and none of them twice."""
-        self._told = {event.id for event in missed if event.id is not None}
-        first = set(missed)
-        waiting = [
-            event for event in self._events if event not in first and event.id not in self._told
-        ]
-        self._events = deque([*missed, *waiting])
-        if self._events:
-            self._has_any.set()
-
-    def end(self) -> None:
-        """Let it hear nothing more."""
-        self.is_over = True
-        self._events.clear()
-        self._has_any.set()
-
-    async def heard(self, within: float) -> Sequence[Event]:
-        """What there is to hear, at once or as soon as there is some; nothing after `within` s."""
-        try:
-            async with asyncio.timeout(within):
-                await self._has_any.wait()
-        except TimeoutError:
-            return ()
-        events = list(self._events)
-        self._events.clear()
-        if not self.is_over:
-            self._has_any.clear()
-        return events
 
 
 class Events:
@@ -185,7 +108,7 @@ class Events:
         missed = self._since(last_id)
         if missed is None:
             missed = await self._missed(last_id)
-        listener.catch_up(missed if missed is not None else [_LOST])
+        listener.catch_up(missed if missed is not None else [LOST])
 
     def _since(self, last_id: str) -> list[Event] | None:
         """What was told here after this event; None where it was told elsewhere, or long ago."""
@@ -213,7 +136,7 @@ class Events:
             while True:
                 entries = await journal.entries()
                 # What came later, this listener hears as it comes. Positions sort as they come.
-                missed += [_event_of(entry) for entry in entries if entry.position <= here]
+                missed += [event_of(entry) for entry in entries if entry.position <= here]
                 if len(missed) > self._policy.remembered:
                     return None
                 if not entries or (journal.position or here) >= here:
@@ -248,14 +171,14 @@ class Events:
         for listener in self._listeners:
             if listener.is_deaf:
                 listener.is_deaf = False
-                listener.tell(_LOST)
+                listener.tell(LOST)
         try:
             while self._is_wanted():
                 for place, entry in enumerate(await journal.entries()):
                     if place % _TOLD_AT_ONCE == _TOLD_AT_ONCE - 1:
                         await asyncio.sleep(0)
                     self._position, self._beside = entry.position, 0
-                    self._tell(_event_of(entry))
+                    self._tell(event_of(entry))
                 self._position = journal.position or self._position
         finally:
             self._is_open.clear()
@@ -271,7 +194,7 @@ class Events:
     def _lose(self) -> None:
         """Go on from now, where the place that we were at is forgotten."""
         if self._position is not None:
-            self._tell(_LOST)
+            self._tell(LOST)
         self._position = None
 
     def job_changed(self, change: Change | None, job: Job) -> None:
@@ -306,25 +229,3 @@ class Events:
         for listener in list(self._listeners):
             if not listener.is_over and not listener.tell(event):
                 self._telemetry.listener_left_behind()
-
-
-def _event_of(entry: JournalEntry) -> Event:
-    fields = entry.fields
-    match entry:
-        case NotificationEntry():
-            return Event("councilor_notification", fields, entry.position)
-        case LedgerEntry():
-            name, shown = _ROWS.get(str(fields.get("status")), ("councilor_completed", _END))
-            told = {field: fields.get(field) for field in shown if field in fields or field in _RUN}
-            if name == "councilor_error":
-                told["error"] = str(fields.get("error") or "")[:_LONGEST_ERROR]
-            return Event(name, told, entry.position)
-
-
-_ROWS: Mapping[str, tuple[str, Sequence[str]]] = {
-    Status.RUNNING: ("councilor_started", _RUN),
-    Status.COMPLETED: ("councilor_completed", _END),
-    Status.ERROR: ("councilor_error", _END),
-    Status.SKIPPED: ("councilor_skipped", _NOT_RUN),
-    Status.MISSED: ("councilor_skipped", _NOT_RUN),
-}

@@ -7,7 +7,8 @@ from functools import lru_cache
 import orjson
 from aiohttp import web
 
-from service.events import Event, Events, Listener
+from service.events import Events
+from service.listeners import Event, Listener
 from service.web.server import SECURITY_HEADERS, plain
 
 _HEARTBEAT_SECONDS = 10.0

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.events import EventPolicy, Events, Listener
+from service.events import EventPolicy, Events
+from service.listeners import Listener
 from service.ports import JournalEntry, LedgerEntry, NotificationEntry, Unavailable, WatchLost
 from service.telemetry import Telemetry
 from tests.fakes import NOON
