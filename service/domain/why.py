@@ -3,36 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 
+from service.domain.accounts import Fate, Row, about, account_of, utc
 from service.domain.config import instant_from
-from service.domain.execution import Reason, Status, Trigger
+from service.domain.execution import Reason, Status
 from service.domain.interval import interval_text
 from service.domain.jobs import Job, JobState
 from service.domain.schedule import Timetable
 
-Row = Mapping[str, object]
-"""A row of the ledger, as CONTRACT section 3 names its fields."""
-
 _SECOND = timedelta(seconds=1)
 _NOTICED_WITHIN = timedelta(seconds=5)
 """A pause is noticed within milliseconds; while the database is away, a little later."""
-
-
-class Fate(StrEnum):
-    """What became of a slot."""
-
-    RAN = "ran"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    MISSED = "missed"
-    RUNNING = "running"
-    WAITING = "waiting"
-    FUTURE = "future"
-    PAUSED = "paused"
-    INVALID = "invalid"
-    NOT_PROMOTED = "not_promoted"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +72,7 @@ def why(known: Known) -> Why:
     """Explain the slot at or before an instant: by its row, where it has one."""
     timetable = _timetable_of(known.job)
     slot = timetable.latest_slot(known.at) if timetable is not None else None
-    if known.request is not None and _is_asked_about(known.request, known, slot):
+    if known.request is not None and _is_askedabout(known.request, known, slot):
         return _of_row(known.request, known)
     job = known.job
     if job is None or timetable is None:
@@ -112,18 +93,18 @@ def _timetable_of(job: Job | None) -> Timetable | None:
     return replace(job.spec.timetable(job.accepted_at), not_before=None)
 
 
-def _is_asked_about(request: Row, known: Known, slot: datetime | None) -> bool:
+def _is_askedabout(request: Row, known: Known, slot: datetime | None) -> bool:
     """Tell whether a run that was asked for is what happened last before the instant."""
     slots = [slot] if slot is not None and slot <= known.now else []
     if known.row is not None:
         slots.append(_last_of(known.row))
-    return _is_about(request, known) and all(_last_of(request) >= earlier for earlier in slots)
+    return _isabout(request, known) and all(_last_of(request) >= earlier for earlier in slots)
 
 
 def _without_timetable(known: Known) -> Why:
     """No schedule says which slots there were: what has a row had one."""
     row, job = known.row, known.job
-    if row is not None and (_is_about(row, known) or not known.is_last):
+    if row is not None and (_isabout(row, known) or not known.is_last):
         return _of_row(row, known)
     before = f" The last slot that has a row: {_of_row(row, known).text}" if row else ""
     if job is None:
@@ -138,9 +119,7 @@ def _without_timetable(known: Known) -> Why:
         error = state.error
     if state is None and known.states:
         since = known.states[0].since
-        text = (
-            f"Not promoted yet at that time: it has been a councilor since {_utc(since)}.{before}"
-        )
+        text = f"Not promoted yet at that time: it has been a councilor since {utc(since)}.{before}"
         return Why(None, Fate.NOT_PROMOTED, "not_promoted", text)
     if state is not None and state.state != JobState.INVALID:
         return Why(None, Fate.UNKNOWN, None, f"Its schedule at that time is not known.{before}")
@@ -156,12 +135,12 @@ def _to_come(known: Known, job: Job, timetable: Timetable, slot: datetime | None
     until = job.spec.paused_until if job.spec is not None else None
     coming = slot if slot is not None else timetable.next_slot(known.now)
     if until is not None and coming < until:
-        text = f"It is paused until {_utc(until)}: no slot before that starts."
+        text = f"It is paused until {utc(until)}: no slot before that starts."
         return Why(coming, Fate.PAUSED, "paused", text)
     if coming == job.skipped_slot:
-        text = f"The slot {_utc(coming)} lies in the future, and will be skipped: skip_next is set."
+        text = f"The slot {utc(coming)} lies in the future, and will be skipped: skip_next is set."
         return Why(coming, Fate.FUTURE, Reason.SKIP_NEXT, text)
-    text = f"The slot {_utc(coming)} lies in the future, in {_about(coming - known.now)}."
+    text = f"The slot {utc(coming)} lies in the future, in {about(coming - known.now)}."
     return Why(coming, Fate.FUTURE, None, text)
 
 
@@ -175,19 +154,19 @@ def _before_the_first(known: Known, job: Job, timetable: Timetable) -> Why:
         return _of_state(state, None)
     if known.row is not None:
         found = _of_row(known.row, known)
-        if _is_about(known.row, known):
+        if _isabout(known.row, known):
             return found
-        accepted = f"The present schedule was accepted at {_utc(job.accepted_at)}"
-        return replace(found, text=f"{found.text} {accepted}; its first slot is {_utc(first)}.")
+        accepted = f"The present schedule was accepted at {utc(job.accepted_at)}"
+        return replace(found, text=f"{found.text} {accepted}; its first slot is {utc(first)}.")
     if known.at < job.accepted_at:
         text = (
             "Not promoted yet at that time: its schedule was accepted at "
-            f"{_utc(job.accepted_at)}; its first slot is {_utc(first)}."
+            f"{utc(job.accepted_at)}; its first slot is {utc(first)}."
         )
         return Why(None, Fate.NOT_PROMOTED, "not_promoted", text)
     if job.state is JobState.PAUSED:
         return _to_come(known, job, timetable, None)
-    text = f"No slot has come yet: the first one, {_utc(first)}, lies in the future."
+    text = f"No slot has come yet: the first one, {utc(first)}, lies in the future."
     return Why(first, Fate.FUTURE, None, text)
 
 
@@ -201,12 +180,12 @@ def _without_row(known: Known, job: Job, slot: datetime) -> Why:
         return _of_state(state, slot)
     until = job.spec.paused_until if job.spec is not None else None
     if until is not None and slot < until:
-        text = f"It was paused at the time: no slot before {_utc(until)} starts (paused_until)."
+        text = f"It was paused at the time: no slot before {utc(until)} starts (paused_until)."
         return Why(slot, Fate.PAUSED, "paused", text)
     is_open = job.next_run_at is not None and job.next_run_at <= slot
     if job.state is JobState.SCHEDULED and is_open:
         text = (
-            f"It came due {_about(known.now - slot)} ago and has not started yet: it waits for a "
+            f"It came due {about(known.now - slot)} ago and has not started yet: it waits for a "
             "free place, for Conductor, or for the run before."
         )
         return Why(slot, Fate.WAITING, None, text)
@@ -219,7 +198,7 @@ def _without_row(known: Known, job: Job, slot: datetime) -> Why:
 
 def _of_state(state: StateSince, slot: datetime | None) -> Why:
     """Nothing was due: it was in this state."""
-    since = f"since {_utc(state.since)}"
+    since = f"since {utc(state.since)}"
     if state.state == JobState.INVALID:
         said = state.error or "it could not be read"
         text = f"Its configuration was invalid at the time, {since}: {said}."
@@ -238,7 +217,7 @@ def _state_at(known: Known, instant: datetime) -> StateSince | None:
     return states[-1] if states else None
 
 
-def _is_about(row: Row, known: Known) -> bool:
+def _isabout(row: Row, known: Known) -> bool:
     """Tell whether the instant asked about lies within this slot, to the second, or its run."""
     slot, ended = _last_of(row), row.get("completed_at")
     if row.get("status") == Status.RUNNING or not isinstance(ended, datetime):
@@ -258,7 +237,7 @@ def _last_of(row: Row) -> datetime:
 
 
 def _of_row(row: Row, known: Known) -> Why:
-    status, reason = row.get("status"), row.get("reason")
+    reason = row.get("reason")
     why_not = str(reason) if reason is not None else None
     first, last = row["scheduled_for"], _last_of(row)
     assert isinstance(first, datetime)
@@ -266,97 +245,5 @@ def _of_row(row: Row, known: Known) -> Why:
     timetable = _timetable_of(known.job)
     if first < last and timetable is not None:
         slot = max(timetable.latest_slot(min(known.at, last)) or first, first)
-    match status:
-        case Status.COMPLETED:
-            return Why(slot, Fate.RAN, why_not, f"It ran: {_run(row)}.", row)
-        case Status.ERROR:
-            return Why(slot, Fate.FAILED, why_not, _failure(row, why_not), row)
-        case Status.RUNNING:
-            since = _utc(row.get("started_at"))
-            text = f"It is still running, since {since}, in {row.get('owner')}."
-            return Why(slot, Fate.RUNNING, why_not, text, row)
-        case Status.SKIPPED:
-            text = f"It was skipped: {_NOT_RUN.get(why_not or '', why_not)}."
-            return Why(slot, Fate.SKIPPED, why_not, text, row)
-        case Status.MISSED:
-            return Why(slot, Fate.MISSED, why_not, _missed(row, why_not), row)
-        case _:
-            text = f'Its row was written by another program; it says "{status}".'
-            return Why(slot, Fate.UNKNOWN, why_not, text, row)
-
-
-def _run(row: Row) -> str:
-    took, late = row.get("duration_ms"), row.get("lateness_ms")
-    parts = [f"started {_utc(row.get('started_at'))}"]
-    if isinstance(late, int):
-        parts.append(f"{_about(timedelta(milliseconds=late))} after its slot")
-    if isinstance(took, int):
-        parts.append(f"took {_about(timedelta(milliseconds=took))}")
-    if row.get("trigger") == Trigger.MANUAL:
-        parts.append("since somebody asked for it")
-    elif row.get("trigger") == Trigger.CATCH_UP:
-        parts.append("to catch up on it")
-    return f"{', '.join(parts)}; severity {row.get('severity')}"
-
-
-def _failure(row: Row, reason: str | None) -> str:
-    begin = (
-        "It started and was interrupted" if reason == Reason.INTERRUPTED else "It ran and failed"
-    )
-    if reason in (Reason.CONDUCTOR_UNAVAILABLE, Reason.TIMEOUT):
-        begin = "It started and failed"
-    said = f": {row['error']}" if row.get("error") else ""
-    meaning = _FAILED.get(reason or "")
-    return f"{begin}{f' ({meaning})' if meaning else ''}{said}. It {_run(row)}."
-
-
-def _missed(row: Row, reason: str | None) -> str:
-    count = row.get("slots_missed")
-    others = ""
-    if isinstance(count, int) and count > 1:
-        span = f"{_utc(row['scheduled_for'])} to {_utc(row.get('last_slot'))}"
-        others = f" One row stands for {count:,} slots, {span}."
-    return f"It was missed: {_NOT_RUN.get(reason or '', reason)}.{others}"
-
-
-_FAILED: Mapping[str, str] = {
-    Reason.FAILED: "Conductor answered, and said so",
-    Reason.TIMEOUT: "no answer within SCHEDULER_RUN_TIMEOUT",
-    Reason.CONDUCTOR_UNAVAILABLE: "nobody was there, or only an overloaded gateway",
-    Reason.CONDUCTOR_REJECTED: "Conductor did not take it",
-    Reason.CONDUCTOR_DISCONNECTED: "the connection broke before the answer",
-    Reason.INTERRUPTED: "the service stopped, or died, during the run",
-}
-_NOT_RUN: Mapping[str, str] = {
-    Reason.OVERLAP: "the previous run was still running (overlap: skip)",
-    Reason.SKIP_NEXT: "the document asked for it (skip_next)",
-    Reason.PAUSED: "it was paused when the slot came due",
-    Reason.DEMOTED: "the agent was no councilor any more when the slot came due",
-    Reason.DELETED: "the agent was gone when the slot came due",
-    Reason.INVALID: "its configuration was invalid when the slot came due",
-    Reason.OUTAGE: "the scheduler was down, or could not reach MongoDB (an outage)",
-    Reason.CAPACITY: "no place was free (SCHEDULER_MAX_CONCURRENT_RUNS)",
-    Reason.CONDUCTOR_UNAVAILABLE: "Conductor was down, and when it was back this came too late",
-    Reason.EDITED: "the schedule was changed between the slot and its start",
-    Reason.STALE: "the request was more than an hour old when it was first seen",
-}
-
-
-def _utc(value: object) -> str:
-    return f"{value:%Y-%m-%d %H:%M:%S} UTC" if isinstance(value, datetime) else "an unknown time"
-
-
-def _about(duration: timedelta) -> str:
-    """A duration as people say it: 12 ms, 3.4 s, 5 min, 2 h 10 min, 3 days."""
-    seconds = max(duration.total_seconds(), 0)
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    return f"{hours // 24} days"
+    fate, text = account_of(row)
+    return Why(slot, fate, why_not, text, row)

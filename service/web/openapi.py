@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from service import __version__
+from service.domain.accounts import Fate
 from service.domain.execution import Reason, Status, Trigger
 from service.domain.jobs import JobState
 from service.domain.severity import Severity
-from service.domain.why import Fate
 from service.listing import MOST_ITEMS, MOST_RUNS, SORTS
 
 Schema = dict[str, Any]

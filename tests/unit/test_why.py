@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from service.domain.accounts import Fate
 from service.domain.config import CatchUp, Overlap, Problem
 from service.domain.councilor import DocumentKey
 from service.domain.interval import every_from
 from service.domain.jobs import Job, JobSpec, JobState
-from service.domain.why import Fate, Known, StateSince, states_in, why
+from service.domain.why import Known, StateSince, states_in, why
 from tests.fakes import NOON
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -263,6 +264,13 @@ def test_why(facts: Known, fate: Fate, reason: str | None, says: str) -> None:
     found = why(facts)
     assert (found.fate, found.reason) == (fate, reason), found.text
     assert says in found.text
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**30), 10**15, True])
+def test_no_number_is_too_large_to_be_told(number: int) -> None:
+    odd = row(duration_ms=number, lateness_ms=number, slots_missed=number, error="x" * 10**6)
+    for status in ("completed", "error", "missed", "skipped", "running"):
+        assert len(why(known(row={**odd, "status": status})).text) < 2_000
 
 
 def test_a_slot_within_a_stretch_is_named() -> None:
