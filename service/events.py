@@ -135,10 +135,10 @@ class Events:
         async with self._journal.follow(position) as journal:
             while True:
                 entries = await journal.entries()
-                # What came later, this listener hears as it comes. Positions sort as they come.
-                missed += [event_of(entry) for entry in entries if entry.position <= here]
+                missed += map(event_of, entries)
                 if len(missed) > self._policy.remembered:
                     return None
+                # Positions sort as they come; what comes later, this listener hears by itself.
                 if not entries or (journal.position or here) >= here:
                     return missed
 

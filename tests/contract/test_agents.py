@@ -182,6 +182,33 @@ async def test_a_new_schedule_is_accepted_anew(side: tuple[Agents, Writer]) -> N
     assert document.fields["councilor_status"]["accepted_at"] == accepted_at(accepted, key)  # type: ignore[index]
 
 
+async def test_a_verdict_remembers_the_states_before_it_and_since_when(
+    side: tuple[Agents, Writer],
+) -> None:
+    """Each change of state, and of what is wrong, once; what stays as it is adds nothing."""
+    agents, writer = side
+    paused = councilor()
+    paused["councilor_config"]["schedule"]["enabled"] = False
+    steps = (
+        councilor(),
+        councilor(value="1h"),
+        paused,
+        councilor(value="0m"),
+        councilor(value="x"),
+    )
+    status: dict[str, Any] = {}
+    for step in (*steps, *steps):
+        key = await writer.put(1, {**step, **({"councilor_status": status} if status else {})})
+        (document,) = await agents.read([key])
+        await agents.write_verdicts([(document, verdict_for(document))])
+        status = await status_of(agents, key)
+    told = [(entry["state"], entry.get("error") or "") for entry in status["history"]]
+    invalid = [(state, error) for state, error in told if state == "invalid"]
+    assert [state for state, _ in told] == ["scheduled", "paused", "invalid", "invalid"] * 2
+    assert len({error for _, error in invalid}) == 2
+    assert all(isinstance(entry["since"], datetime) for entry in status["history"])
+
+
 async def test_a_lost_acceptance_is_carried_over(side: tuple[Agents, Writer]) -> None:
     agents, writer = side
     key = await writer.put(1, councilor())

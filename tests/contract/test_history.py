@@ -51,6 +51,26 @@ async def test_pages_follow_each_other_latest_slot_first(ledger: Ledger, history
         await history.page("scout", HistoryQuery(2, after="exec_of_somebody_else"))
 
 
+async def test_pages_meet_within_a_slot_that_has_several_rows(
+    ledger: Ledger, history: History
+) -> None:
+    """Runs that were asked for at the instant of a slot, say."""
+    early = await ran(ledger, 0)
+    names = [f"exec_scout_{n}_manual" for n in range(7)]
+    for name in (names[n] for n in (3, 0, 6, 1, 5, 2, 4)):
+        run = run_of("scout", 5, trigger=Trigger.MANUAL, execution_id=name, nonce=name)
+        await opened(ledger, run)
+        assert await ledger.close(run, None, outcome(completed_at=NOON + 6 * MINUTE))
+    late = await ran(ledger, 9)
+    for limit in (1, 2, 3, 4):
+        found, after = list[object](), None
+        while rows := await history.page("scout", HistoryQuery(limit, after)):
+            assert len(rows) <= limit
+            found += ids(rows)
+            after = str(found[-1])
+        assert found == [late, *names[::-1], early]
+
+
 async def test_pages_are_of_a_kind(ledger: Ledger, history: History) -> None:
     ill = await ran(ledger, 0, status=Status.ERROR, severity=Severity.ERROR, error="why")
     await ran(ledger, 1)

@@ -216,6 +216,19 @@ async def test_what_comes_on_and_on_does_not_keep_anybody_from_being_caught_up(
         assert [place for _, place in told] == ["0003", "0004", "0005", "0006"]
 
 
+async def test_what_came_while_it_was_caught_up_is_heard_once(
+    events: Events, journal: FakeJournal
+) -> None:
+    await journal.write(*(entry(n) for n in range(1, 5)))
+    async with going(events.follow()), events.listening() as other, events.listening() as listener:
+        await journal.write(entry(5), entry(6))
+        assert len(await heard_by(other, 2)) == 2  # and this one has been told of them, too
+        await events.catch_up(listener, "0003")
+        await journal.write(entry(7))
+        told = await heard_by(listener, 4)
+    assert [place for _, place in told] == ["0004", "0005", "0006", "0007"]
+
+
 async def test_who_came_while_nothing_was_followed_is_told_that_something_is_lost(
     journal: FakeJournal, telemetry: Telemetry
 ) -> None:

@@ -213,6 +213,20 @@ MENDED = (
         pytest.param(
             known(
                 NOON - 30 * MINUTE,
+                row=skipped(NOON - 50 * MINUTE, "invalid"),
+                states=(
+                    *ALWAYS,
+                    StateSince("invalid", NOON - HOUR, "zero"),
+                    StateSince("scheduled", NOON - MINUTE),
+                ),
+                job=job(accepted_at=NOON - MINUTE),
+            ),
+            *(Fate.SKIPPED, "invalid", "when the slot came due"),
+            id="a row is surer than a state",
+        ),
+        pytest.param(
+            known(
+                NOON - 30 * MINUTE,
                 states=(*ALWAYS, StateSince("invalid", NOON - 5 * HOUR, "zero")),
                 job=job(spec=spec(paused_until=NOON + HOUR)),
             ),
