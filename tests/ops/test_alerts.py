@@ -5,21 +5,20 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.adapters.mongo.client import connected
 from service.app import wall_clock
 from service.telemetry import Telemetry
+from tests.faults.conftest import database, db, replica_set_url
 from tests.faults.keeper import Cluster, kept
 from tests.flow.conftest import Database, Service, Start, TestConductor, conductor, config
 from tests.flow.conftest import start as start_service
 from tests.ops.promtool import ROOT, RULES, Samples, assert_alerts, run_promtool, samples_in
 from tests.steps import eventually
 
-__all__ = ["conductor", "start_service"]
+__all__ = ["conductor", "database", "db", "replica_set_url", "start_service"]
 
 RESYNC = timedelta(hours=1)
 """What is held in a test is not refreshed: a resync would come due meanwhile."""
@@ -38,22 +37,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 async def cluster(alone: Cluster) -> AsyncIterator[Cluster]:
     yield alone
     await alone.restore()
-
-
-@pytest.fixture
-def replica_set_url(cluster: Cluster) -> str:
-    return cluster.url
-
-
-@pytest.fixture
-def database() -> str:
-    return f"test_{uuid4().hex[:12]}"
-
-
-@pytest.fixture
-async def db(cluster: Cluster, database: str) -> AsyncIterator[Database]:
-    async with connected(f"{cluster.url}&appName=writer") as client:
-        yield client[database]
 
 
 @pytest.fixture
