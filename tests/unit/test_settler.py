@@ -27,7 +27,7 @@ from tests.fakes import (
     FakeLedger,
 )
 from tests.side import HALF_HOUR, POLICY, Parts
-from tests.steps import eventually, turned, turned_until
+from tests.steps import eventually, going, turned, turned_until
 
 KEY = key_of(1)
 LONG_AGO = NOON - timedelta(days=9_999)
@@ -538,6 +538,24 @@ async def test_a_result_that_comes_too_late_is_refused(side: Side) -> None:
         await turned()
     assert "run_result_refused" in [log["event"] for log in logs]
     assert side.ledger.counted == []
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+async def test_a_failure_is_told_where_it_was_recorded_and_nowhere_else(
+    side: Side, is_ours: bool
+) -> None:
+    """Whoever closed the row of a replica that only slept has told how it ended."""
+    side.conductor.answer = Answer(None, Failure(Reason.FAILED, "no such tool"))
+    side.conductor.released.clear()
+    side.come_due(NOON + HALF_HOUR)
+    await side.settled(1)
+    (row,) = side.ledger.rows.values()
+    if not is_ours:
+        row["owner"] = "whoever closed it"
+    async with going(side.parts.notifier.deliver()):
+        side.conductor.released.set()
+        await turned(500)
+        assert [*side.parts.stored.documents] == ([row["execution_id"]] if is_ours else [])
 
 
 async def test_a_result_outlives_a_hiccup_of_the_database_while_draining(side: Side) -> None:
