@@ -1,8 +1,8 @@
 """The code blocks of README.md and docs/: each is named after what runs it.
 
 A block is preceded by the line `<!-- test: NAME -->`; a test asks for it by `block("NAME")`, so
-what the page says is what is run. Names that begin with `smoke` stand in `scripts/smoke`, line by line.
-Only blocks of the language `text` (pictures, answers, things to fill in) have no name.
+what the page says is what is run. Names that begin with `smoke` stand in `scripts/smoke`, line by
+line. Only blocks of the language `text` (pictures, answers, things to fill in) have no name.
 """
 
 import re
