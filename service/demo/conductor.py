@@ -23,6 +23,10 @@ from service.telemetry import configure_logging
 log = structlog.get_logger()
 
 
+_GRACE_SECONDS = 30.0
+"""How long the process, once told to end, goes on with what it was asked for."""
+
+
 class CannotStandIn(ServiceError):
     """The address that the stand-in should have is taken, or not ours."""
 
@@ -101,12 +105,15 @@ def application(pace: float = 1.0) -> web.Application:
 
 
 @asynccontextmanager
-async def standing_in(host: str, port: int = 0, pace: float = 1.0) -> AsyncIterator[str]:
+async def standing_in(
+    host: str, port: int = 0, pace: float = 1.0, *, grace_seconds: float = 1.0
+) -> AsyncIterator[str]:
     """Serve the stand-in until the end of the context; gives its base URL.
 
+    Then it takes no more calls, and answers those that it has for as long as `grace_seconds`.
     Raises CannotStandIn.
     """
-    runner = web.AppRunner(application(pace), access_log=None, shutdown_timeout=1)
+    runner = web.AppRunner(application(pace), access_log=None, shutdown_timeout=grace_seconds)
     await runner.setup()
     try:
         try:
@@ -151,7 +158,7 @@ async def _stand_in_until_told(host: str, port: int) -> None:
     told = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, told.set)
-    async with standing_in(host, port) as url:
+    async with standing_in(host, port, grace_seconds=_GRACE_SECONDS) as url:
         log.info("stand_in_started", url=url)
         await told.wait()
     log.info("stand_in_stopped")
