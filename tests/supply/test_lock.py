@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 from tests.supply.locks import BUILD_LOCK, LOCK, declared, pinned
 
 _PROJECT = declared()["project"]
-RUNTIME = [*_PROJECT["dependencies"], *_PROJECT["optional-dependencies"]["speed"]]
+RUNTIME = _PROJECT["dependencies"]
 BUILD = [*declared()["build-system"]["requires"], "pip"]
 _ALLOWED = re.compile(
     r"[a-z0-9-]+==[\w.]+( ; [\w' =!<>.()]+)? \\"
@@ -52,6 +52,6 @@ def test_no_host_and_no_path_is_named(lock: Path) -> None:
 
 def test_compiled_releases_have_the_files_of_other_machines_too() -> None:
     """Three Pythons, two processors and two C libraries; a mirror of a part has fewer."""
-    compiled = {"aiohttp", "orjson", "pydantic-core", "pymongo", "uvloop", "yarl"}
+    compiled = {"aiohttp", "orjson", "pydantic-core", "pymongo", "yarl"}
     hashes = {one.name: len(one.hashes) for one in pinned(LOCK)}
     assert {name: hashes[name] for name in compiled if hashes[name] < 12} == {}
