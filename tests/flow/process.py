@@ -77,13 +77,13 @@ async def _read(replica: Replica) -> None:
 
 
 @pytest.fixture
-async def launch(replica_set_url: str, database: str) -> AsyncIterator[Launch]:
+async def launch(scheduler_url: str, database: str) -> AsyncIterator[Launch]:
     """Start replicas that share the test's database."""
     async with AsyncExitStack() as stack:
 
         async def launched(**environ: str) -> Replica:
             settings = {
-                "MONGODB_URL": replica_set_url,
+                "MONGODB_URL": scheduler_url,
                 "MONGODB_DATABASE": database,
                 "SCHEDULER_MIN_INTERVAL": "1s",
                 "SCHEDULER_HTTP_PORT": "0",

@@ -1,6 +1,7 @@
 """The connection: client options, what kind of deployment answers, and what its errors mean."""
 
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -54,6 +55,24 @@ _PROBE_MS = 1_000
 _UNAUTHORIZED = 13
 _TOO_LARGE = {10334, 17419, 17420}  # BSONObjectTooLarge, and what updates say of it
 _FORBIDDEN = {_UNAUTHORIZED, 18, 8000}  # Unauthorized, AuthenticationFailed, AtlasError
+_REFUSED = re.compile(
+    r'not authorized on (\S+) to execute command \{ (\w+): (?:\d+, collection: )?(?:"([^"]*)"|\S+)'
+)
+_ACTIONS = {
+    "aggregate": "find",
+    "collMod": "collMod",
+    "createIndexes": "createIndex",
+    "delete": "remove",
+    "distinct": "find",
+    "dropIndexes": "dropIndex",
+    "find": "find",
+    "getMore": "find",
+    "insert": "insert",
+    "listIndexes": "listIndexes",
+    "update": "update or insert",
+}
+"""The right that each of our commands takes; an update may insert."""
+WAYS_OUT = "grant the user readWrite on the database, or the role that scripts/mongo-role.js makes"
 
 
 def check_url(url: str) -> None:
@@ -111,11 +130,24 @@ def translation_of(error: PyMongoError) -> ServiceError:
 
 def _forbidden(error: PyMongoError, code: int | None) -> str:
     if code == _UNAUTHORIZED:
-        return (
-            "MONGODB_URL: MongoDB refuses a command that is needed; "
-            f"grant the user readWrite on the database ({_first_line(error)})"
-        )
+        return f"MONGODB_URL: {_lacking(str(error))}; {WAYS_OUT}"
     return "MONGODB_URL: MongoDB refuses the user name or the password (authentication failed)"
+
+
+def _lacking(said: str) -> str:
+    """The right that a command was refused for; the command where that tells no right.
+
+    The server names only the command. Of what it says no more is shown: it may hold a document.
+    """
+    refused = _REFUSED.match(said)
+    if refused is None:
+        return "MongoDB refuses a command that is needed"
+    database, command, name = refused.groups()
+    space = f"{database}.{name}" if name is not None else f"the whole of {database}"
+    action = _ACTIONS.get(command)
+    if command == "aggregate" and "$changeStream" in said:
+        action = "changeStream or find"
+    return f"the user lacks {action or f'what {command} needs'} on {space}"
 
 
 def _first_line(error: PyMongoError) -> str:
