@@ -354,7 +354,7 @@ class _Service:
                         told = True
                     raise
         for lack in lacking:
-            tell = log.info if lack.is_usual else log.warning
+            tell = log.info if lack.is_seldom else log.warning
             tell("privileges_missing", lacking=lack.rights, without=lack.without)
 
     @property

@@ -169,10 +169,17 @@ async def client(replica_set_url: str) -> AsyncIterator[Client]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def no_secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder without any."""
+    return tmp_path_factory.mktemp("no_secrets")
+
+
 @pytest.fixture(autouse=True)
-def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this machine's environment says must not decide about a test."""
+def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, no_secrets: Path) -> None:
+    """What this machine's environment says must not decide about a test; nor its secrets."""
     for name in list(os.environ):
         if name.startswith(("SCHEDULER_", "CONDUCTOR_", "MONGODB_DATABASE")):
             with suppress(KeyError):
                 monkeypatch.delenv(name)
+    monkeypatch.setenv("SCHEDULER_SECRETS_DIR", str(no_secrets))

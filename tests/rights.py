@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 from pymongo import MongoClient
+from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
 ROLE_FILE = Path(__file__).parents[1] / "scripts" / "mongo-role.js"
@@ -73,14 +74,12 @@ def may_make_users(url: str) -> bool:
 
 
 @contextmanager
-def least_privileged(
-    url: str, database: str, may: Sequence[Privilege] | None = None
-) -> Iterator[str]:
-    """The URL of a user with these privileges, or those of the role; gone afterwards.
+def least_privileged(url: str, database: str) -> Iterator[str]:
+    """The URL of a user who has the role of this database; both are gone afterwards.
 
     Where `url` is nobody's, or its user may make no users, it is `url` itself.
     """
-    if not _have_user_made(url, database, privileges(database) if may is None else may):
+    if not _have_user_made(url, database):
         yield url
         return
     try:
@@ -91,13 +90,13 @@ def least_privileged(
             client[database].command("dropAllRolesFromDatabase")
 
 
-def _have_user_made(url: str, database: str, may: Sequence[Privilege]) -> bool:
+def _have_user_made(url: str, database: str) -> bool:
     """Make the user; False where that is not for whoever has this URL."""
     with MongoClient[dict[str, Any]](url) as client:
         if not _is_somebody(client):
             return False
         try:
-            have_user(client, database, may)
+            _make_user(client[database])
         except OperationFailure as error:
             if error.code != _UNAUTHORIZED:
                 raise
@@ -109,12 +108,16 @@ def _is_somebody(client: MongoClient[dict[str, Any]]) -> bool:
     return bool(client.admin.command("connectionStatus")["authInfo"]["authenticatedUsers"])
 
 
-def have_user(client: MongoClient[dict[str, Any]], database: str, may: Sequence[Privilege]) -> None:
-    """Make the role and the user, in the test's database."""
-    there = client[database]
-    there.command("createRole", ROLE, privileges=list(may), roles=[])
-    # One mechanism: making a user takes the server as long as logging in does, for each.
-    there.command("createUser", USER, pwd=PASSWORD, roles=[ROLE], mechanisms=["SCRAM-SHA-256"])
+def _make_user(database: Database[dict[str, Any]]) -> None:
+    database.command("createRole", ROLE, privileges=privileges(database.name), roles=[])
+    # One mechanism: for each, making a user takes the server as long as logging in does.
+    database.command("createUser", USER, pwd=PASSWORD, roles=[ROLE], mechanisms=["SCRAM-SHA-256"])
+
+
+def restrict(url: str, database: str, may: Sequence[Privilege]) -> None:
+    """Let the user do this and nothing else."""
+    with MongoClient[dict[str, Any]](url) as client:
+        client[database].command("updateRole", ROLE, privileges=[p for p in may if p["actions"]])
 
 
 def grant(url: str, database: str, more: Sequence[Privilege]) -> None:

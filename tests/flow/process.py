@@ -47,7 +47,8 @@ class Replica:
 @asynccontextmanager
 async def process_of(environ: Mapping[str, str]) -> AsyncIterator[Replica]:
     """`python -m service run` with these settings; killed at the end if it still runs."""
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    names = ("PATH", "HOME", "SCHEDULER_SECRETS_DIR")
+    inherited = {name: os.environ[name] for name in names if name in os.environ}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

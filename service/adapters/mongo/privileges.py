@@ -30,14 +30,14 @@ _ANY = "anyAction"
 class Need:
     """Actions on one collection; `without` is what becomes of the service where one is missing.
 
-    None: it cannot do its work, and does not start. Some are `extra`: not in the role that
-    `scripts/mongo-role.js` makes for everybody.
+    None: it cannot do its work, and does not start. `is_seldom` are those that most can do without
+    as well: that is told, and no warning.
     """
 
     part: Part
     actions: tuple[str, ...]
     without: str | None = None
-    is_extra: bool = False
+    is_seldom: bool = False
 
 
 NEEDS = (
@@ -45,11 +45,13 @@ NEEDS = (
     Need(EXECUTIONS, (*_WRITE, "createIndex", "listIndexes")),
     Need(JOBS, _WRITE),
     Need(HEARTBEATS, _WRITE),
-    Need(EXECUTIONS, ("collMod", "dropIndex"), "SCHEDULER_EXECUTION_TTL cannot be changed"),
     Need(EXECUTIONS, ("changeStream",), "/events tells of no runs"),
     Need(TOLD, ("find", "insert", "update", "createIndex", "listIndexes"), "nobody is notified"),
-    Need(TOLD, ("collMod",), "how long notifications are kept cannot be changed"),
-    Need(EVERYTHING, ("changeStream", "find"), "/events tells of no notifications", is_extra=True),
+    # Not in the built-in role readWrite, nor needed until an index has to change: then its lack
+    # ends the start, or is the notifications' trouble.
+    Need(EXECUTIONS, ("collMod", "dropIndex"), "SCHEDULER_EXECUTION_TTL stays", is_seldom=True),
+    Need(TOLD, ("collMod",), "how long notifications are kept stays", is_seldom=True),
+    Need(EVERYTHING, ("changeStream", "find"), "/events tells of no notifications", is_seldom=True),
 )
 
 
@@ -75,11 +77,11 @@ def names_of(database: str, agents: str, executions: str, jobs: str) -> Names:
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """Rights that are missing, what follows, and whether that is so unless somebody wants more."""
+    """Rights that are missing, what becomes of the service, and whether few will mind."""
 
     rights: str
     without: str
-    is_usual: bool
+    is_seldom: bool
 
 
 async def require_privileges(client: Client, names: Names) -> Sequence[Lack]:
@@ -94,7 +96,7 @@ async def require_privileges(client: Client, names: Names) -> Sequence[Lack]:
     if needed := [need for need in lacking if need.without is None]:
         raise Misconfigured(f"MONGODB_URL: the user lacks {told_of(needed, names)}; {WAYS_OUT}")
     return [
-        Lack(told_of([need], names), need.without, need.is_extra)
+        Lack(told_of([need], names), need.without, need.is_seldom)
         for need in lacking
         if need.without is not None
     ]
