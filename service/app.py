@@ -27,6 +27,7 @@ from service.adapters.mongo.jobs import MongoStoredJobs
 from service.adapters.mongo.journal import MongoJournal
 from service.adapters.mongo.ledger import MongoLedger
 from service.adapters.mongo.notifications import MongoNotifications
+from service.adapters.mongo.privileges import Names, names_of, require_privileges
 from service.adapters.mongo.replicas import MongoReplicas
 from service.breaker import Breaker
 from service.calling import Caller
@@ -343,6 +344,7 @@ class _Service:
             with attempt:
                 try:
                     await require_replica_set(self._client, mongodb_url(self._settings))
+                    lacking = await require_privileges(self._client, self._names)
                     await self._stores.ledger.prepare(self._settings.scheduler_execution_ttl)
                     await self._membership.join()
                 except Unavailable as error:
@@ -351,6 +353,19 @@ class _Service:
                         log.warning("database_unavailable", error=str(error))
                         told = True
                     raise
+        for lack in lacking:
+            tell = log.info if lack.is_seldom else log.warning
+            tell("privileges_missing", lacking=lack.rights, without=lack.without)
+
+    @property
+    def _names(self) -> Names:
+        settings = self._settings
+        return names_of(
+            settings.mongodb_database,
+            settings.scheduler_agents_collection,
+            settings.scheduler_executions_collection,
+            settings.scheduler_jobs_collection,
+        )
 
     @asynccontextmanager
     async def _beating(self) -> AsyncIterator[None]:

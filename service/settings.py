@@ -1,8 +1,15 @@
-"""The environment, read once: every variable of CONTRACT section 6, with its default."""
+"""The environment, read once: every variable of CONTRACT section 6, with its default.
 
+What is not in the environment may be in files, as Docker and Kubernetes mount secrets: one for
+each variable, by its name in lower case, in `/run/secrets` or the folder that SCHEDULER_SECRETS_DIR
+names.
+"""
+
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -20,6 +27,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.domain.interval import ScheduleError, interval_from
 from service.domain.zones import known_zones
 from service.ports import ServiceError
+
+_SECRETS_DIR = "SCHEDULER_SECRETS_DIR"
+_USUAL_SECRETS_DIR = Path("/run/secrets")
+_LONGEST_SECRET = 65_536
 
 
 class WrongSettings(ServiceError):
@@ -147,16 +158,67 @@ class Settings(BaseSettings):
 
 def settings_from_environment(**chosen: object) -> Settings:
     """Read the settings; `chosen` ones win. Raises WrongSettings, naming every problem."""
+    given = {**_secrets(os.environ), **chosen}
     try:
-        return Settings(**chosen)  # type: ignore[arg-type]  # validated there
+        return Settings(**given)  # type: ignore[arg-type]  # validated there
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False, include_input=False)
         raise WrongSettings([_line(error["loc"], error["msg"]) for error in errors]) from None
 
 
+def _secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """What files say of the settings that the environment leaves open.
+
+    Not read by pydantic-settings, which warns where a file cannot be read, and goes on without: a
+    token that is lost so would let everybody in.
+    """
+    folder = _folder_of_secrets(environ)
+    if folder is None:
+        return {}
+    known = {name.lower() for name, value in environ.items() if value.strip()}
+    found, problems = dict[str, str](), list[str]()
+    for name in Settings.model_fields:
+        try:
+            found[name] = _secret_in(folder / name)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            problems.append(f"{name.upper()}: cannot read {folder / name}: {_why(error)}")
+    if problems:
+        raise WrongSettings(problems)
+    return {name: text for name, text in found.items() if name not in known}
+
+
+def _folder_of_secrets(environ: Mapping[str, str]) -> Path | None:
+    named = environ.get(_SECRETS_DIR, "").strip()
+    folder = Path(named) if named else _USUAL_SECRETS_DIR
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not named:
+            return None
+        raise WrongSettings([f"{_SECRETS_DIR}: cannot read {folder}: {_why(error)}"]) from None
+    return folder
+
+
+def _secret_in(path: Path) -> str:
+    """Blanks around it, a last end of line say, are no part of it."""
+    with path.open("rb") as file:
+        content = file.read(_LONGEST_SECRET + 1)
+    if len(content) > _LONGEST_SECRET:
+        raise ValueError("it is too long")
+    return content.decode().strip()
+
+
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):  # which shows what it holds
+        return "it is no text in UTF-8"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """A line for each variable that looks like ours and is not: misspelt, most likely."""
-    known = {name.upper() for name in Settings.model_fields}
+    known = {_SECRETS_DIR, *(name.upper() for name in Settings.model_fields)}
     unknown = sorted(name for name in environ if name.startswith("SCHEDULER_"))
     return [_unknown_line(name, known) for name in unknown if name not in known]
 

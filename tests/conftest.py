@@ -1,6 +1,8 @@
 """Fixtures: a real replica set, a clock, and a database of its own for each test."""
 
+import asyncio
 import os
+import secrets
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -11,19 +13,39 @@ from uuid import uuid4
 
 import pytest
 from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 
 from service.adapters.embedded import embedded_mongod
 from service.adapters.mongo.client import Client, connected
-from service.adapters.mongo.replica_set import initiate
 from tests.keeping import kept
+from tests.rights import least_privileged, may_make_users, url_of
 
 MONGO_IMAGE = os.environ.get("MONGO_IMAGE", "mongo:8.0")
 """What testcontainers starts where a Docker engine answers."""
+_ADMINISTRATOR = "administrator"
+_KEY = secrets.token_hex(32)
+"""The members' password, of whoever makes the administrator, and the administrator's."""
+
+
+def pytest_report_header() -> list[str]:
+    """Say so where MONGODB_URL leaves the service no user of its own."""
+    url = os.environ.get("MONGODB_URL")
+    if not url:
+        return []
+    try:
+        is_least = may_make_users(url)
+    except PyMongoError as error:
+        return [f"MONGODB_URL: {type(error).__name__}"]
+    user = "one of its own, with the least privileges" if is_least else "that of MONGODB_URL"
+    return [f"the service under test is the user: {user}"]
 
 
 @pytest.fixture(scope="session")
 def replica_set_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real replica set: MONGODB_URL, else a container, else the mongod binary."""
+    """A real replica set: MONGODB_URL, else a container, else the mongod binary.
+
+    An administrator's, for all but the service under test, which has `scheduler_url`.
+    """
     with ExitStack() as stack:
         url = os.environ.get("MONGODB_URL")
         if not url:
@@ -53,15 +75,21 @@ def _in_container() -> Iterator[str | None]:
     except (DockerException, OSError):
         yield None
         return
-    command = ["mongod", "--replSet", "rs0", "--bind_ip_all", "--setParameter"]
     container = DockerContainer(MONGO_IMAGE).with_exposed_ports(27017)
-    container.with_command([*command, "enableTestCommands=1"])
+    container.with_command(["bash", "-c", _WITH_A_KEY])
     with container:
-        host, port = container.get_container_host_ip(), container.get_exposed_port(27017)
-        url = f"mongodb://{host}:{port}/?directConnection=true"
-        _initiate_inside(url)
-        yield url
+        host, port = container.get_container_host_ip(), int(container.get_exposed_port(27017))
+        # Its member is known by the name that works inside the container.
+        _initiate(host, port, "127.0.0.1:27017")
+        yield _url_of_administrator(f"mongodb://{host}:{port}/?directConnection=true")
     engine.close()
+
+
+_WITH_A_KEY = f"""\
+umask 077; echo {_KEY} > /tmp/councilor-key
+exec mongod --replSet rs0 --bind_ip_all --keyFile /tmp/councilor-key \
+  --setParameter enableTestCommands=1"""
+"""Whichever user the image runs this as: the key is that user's, as mongod is."""
 
 
 def _is_engine_there() -> bool:
@@ -73,25 +101,49 @@ def _is_engine_there() -> bool:
         return knock.connect_ex(host.removeprefix("unix://")) == 0
 
 
-def _initiate_inside(url: str) -> None:
-    """Its member is known by the name that works inside the container."""
-    with MongoClient[dict[str, Any]](url, serverSelectionTimeoutMS=30_000) as client:
-        members = [{"_id": 0, "host": "127.0.0.1:27017"}]
+def _initiate(host: str, port: int, member: str) -> None:
+    """Make it a replica set of one, with an administrator.
+
+    As a member would: who has the key may do anything, from any host and before there is a user.
+    """
+    with MongoClient[dict[str, Any]](
+        host,
+        port,
+        directConnection=True,
+        username="__system",
+        password=_KEY,
+        authSource="local",
+        authMechanism="SCRAM-SHA-256",
+        serverSelectionTimeoutMS=30_000,
+    ) as client:
+        members = [{"_id": 0, "host": member}]
         client.admin.command("replSetInitiate", {"_id": "rs0", "members": members})
         wait = threading.Event()
         while not client.admin.command("hello")["isWritablePrimary"]:
             wait.wait(0.05)
+        client.admin.command("createUser", _ADMINISTRATOR, pwd=_KEY, roles=["root"])
+
+
+def _url_of_administrator(url: str) -> str:
+    return url_of(url, _ADMINISTRATOR, _KEY, "admin")
 
 
 @contextmanager
-def _from_binary(data_dir: Path) -> Iterator[str]:
+def _from_binary(folder: Path) -> Iterator[str]:
     """The embedded mongod, for the whole session."""
-    parameters = ["--setParameter", "enableTestCommands=1"]
+    key = folder / "key"
+    key.write_text(_KEY)
+    key.chmod(0o600)
+
+    async def initiate(port: int) -> None:
+        await asyncio.to_thread(_initiate, "127.0.0.1", port, f"127.0.0.1:{port}")
+
+    parameters = ["--keyFile", str(key), "--setParameter", "enableTestCommands=1"]
     mongod = embedded_mongod(
-        data_dir=data_dir, environ=os.environ, initiate=initiate, extra_args=parameters
+        data_dir=folder, environ=os.environ, initiate=initiate, extra_args=parameters
     )
     with kept(mongod, "mongod of the tests") as (running, _):
-        yield running.url
+        yield _url_of_administrator(running.url)
 
 
 @pytest.fixture
@@ -104,16 +156,30 @@ def database(replica_set_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def scheduler_url(replica_set_url: str, database: str) -> Iterator[str]:
+    """For the service under test: a user who may do what `scripts/mongo-role.js` says, no more."""
+    with least_privileged(replica_set_url, database) as url:
+        yield url
+
+
+@pytest.fixture
 async def client(replica_set_url: str) -> AsyncIterator[Client]:
     """A client as the service makes it."""
     async with connected(replica_set_url) as client:
         yield client
 
 
+@pytest.fixture(scope="session")
+def no_secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder without any."""
+    return tmp_path_factory.mktemp("no_secrets")
+
+
 @pytest.fixture(autouse=True)
-def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this machine's environment says must not decide about a test."""
+def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, no_secrets: Path) -> None:
+    """What this machine's environment says must not decide about a test; nor its secrets."""
     for name in list(os.environ):
         if name.startswith(("SCHEDULER_", "CONDUCTOR_", "MONGODB_DATABASE")):
             with suppress(KeyError):
                 monkeypatch.delenv(name)
+    monkeypatch.setenv("SCHEDULER_SECRETS_DIR", str(no_secrets))

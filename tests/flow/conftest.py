@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from service.adapters.mongo.client import Client
 from service.app import Stop, serve
 from service.settings import Settings
+from tests.rights import grant, of_events
 from tests.steps import eventually
 
 Database = AsyncIOMotorDatabase[dict[str, Any]]
@@ -132,7 +133,7 @@ Start = Callable[..., Awaitable[Service]]
 
 @pytest.fixture
 async def start(
-    replica_set_url: str, database: str, conductor: TestConductor
+    scheduler_url: str, database: str, conductor: TestConductor
 ) -> AsyncIterator[Start]:
     """Start a service; those that still run at the end are stopped."""
     async with AsyncExitStack() as stack:
@@ -142,7 +143,7 @@ async def start(
         async def started(*, is_ready: bool = True, **chosen: Any) -> Service:
             settings = Settings(
                 **{
-                    "mongodb_url": SecretStr(replica_set_url),
+                    "mongodb_url": SecretStr(scheduler_url),
                     "mongodb_database": database,
                     "conductor_api_url": SecretStr(conductor.url),
                     "scheduler_min_interval": timedelta(seconds=1),
@@ -165,6 +166,13 @@ async def start(
         for service in running:
             if not service.task.done():
                 await service.stop()
+
+
+@pytest.fixture
+def may_read_all(replica_set_url: str, database: str, scheduler_url: str) -> None:
+    """What `COUNCILOR_EVENTS=1` gives the service's user."""
+    if scheduler_url != replica_set_url:
+        grant(replica_set_url, database, of_events(database))
 
 
 def free_port() -> int:

@@ -47,7 +47,8 @@ class Replica:
 @asynccontextmanager
 async def process_of(environ: Mapping[str, str]) -> AsyncIterator[Replica]:
     """`python -m service run` with these settings; killed at the end if it still runs."""
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    names = ("PATH", "HOME", "SCHEDULER_SECRETS_DIR")
+    inherited = {name: os.environ[name] for name in names if name in os.environ}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -77,13 +78,13 @@ async def _read(replica: Replica) -> None:
 
 
 @pytest.fixture
-async def launch(replica_set_url: str, database: str) -> AsyncIterator[Launch]:
+async def launch(scheduler_url: str, database: str) -> AsyncIterator[Launch]:
     """Start replicas that share the test's database."""
     async with AsyncExitStack() as stack:
 
         async def launched(**environ: str) -> Replica:
             settings = {
-                "MONGODB_URL": replica_set_url,
+                "MONGODB_URL": scheduler_url,
                 "MONGODB_DATABASE": database,
                 "SCHEDULER_MIN_INTERVAL": "1s",
                 "SCHEDULER_HTTP_PORT": "0",

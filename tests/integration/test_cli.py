@@ -29,7 +29,8 @@ Command = Callable[..., Awaitable[tuple[int, str, str]]]
 
 async def commanded(*arguments: str, **environ: str) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a command."""
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    names = ("PATH", "HOME", "SCHEDULER_SECRETS_DIR")
+    inherited = {name: os.environ[name] for name in names if name in os.environ}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "service", *arguments),
         env={**inherited, "COLUMNS": "120", **environ},

@@ -1,7 +1,8 @@
 """The connection: client options, what kind of deployment answers, and what its errors mean."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Any
@@ -51,15 +52,37 @@ DURABLE = WriteConcern("majority", wtimeout=4_000, j=True)
 waits for the majority for less than the socket timeout, which would close all connections."""
 
 _PROBE_MS = 1_000
+_LONGEST = 200
 _UNAUTHORIZED = 13
 _TOO_LARGE = {10334, 17419, 17420}  # BSONObjectTooLarge, and what updates say of it
 _FORBIDDEN = {_UNAUTHORIZED, 18, 8000}  # Unauthorized, AuthenticationFailed, AtlasError
+_REFUSED = re.compile(r'not authorized on (\S+) to execute command \{ (\w+): (?:"([^"]*)"|\S+)')
+_ACTIONS = {
+    "aggregate": "find",
+    "collMod": "collMod",
+    "createIndexes": "createIndex",
+    "delete": "remove",
+    "distinct": "find",
+    "dropIndexes": "dropIndex",
+    "find": "find",
+    "insert": "insert",
+    "listIndexes": "listIndexes",
+    "update": "update or insert",
+}
+"""The right that each of our commands takes; an update may insert."""
+_NOT_ACCEPTED = re.compile(r"certificate verify failed: (.*?) \(_ssl")
+_WRONG_BY_TIME = ("expired", "not yet valid")
+_HUNG_UP = re.compile("connection closed|EOF occurred|reset by peer|WRONG_VERSION|alert", re.I)
+_WRONG_FILES = "MONGODB_URL: tlsCAFile or tlsCertificateKeyFile cannot be used"
+WAYS_OUT = "grant the user readWrite on the database, or the role that scripts/mongo-role.js makes"
 
 
 def check_url(url: str) -> None:
     """Raise ValueError, without showing any part of the URL, where the driver cannot use it."""
     try:
         parse_uri(url, warn=False, connect_timeout=4)
+    except OSError as error:  # a file that it names; whoever reads this needs its path
+        raise ValueError(f"{error.filename}: {error.strerror}") from None
     except (InvalidURI, ConfigurationError, ValueError) as error:
         raise ValueError(_without_secrets(str(error), url)) from None
 
@@ -70,16 +93,17 @@ async def connected(
 ) -> AsyncIterator[Client]:
     """A client that connects when it is first used. What the URL says wins over our options.
 
-    But not over `patience`: longer it waits for no server.
+    But not over `patience`: longer it waits for no server. Raises Misconfigured where a file that
+    the URL names holds no certificate, or no key, that can be used.
     """
     chosen = {name.lower() for name in parse_uri(url, warn=False)["options"]}
     options = {**_OPTIONS, "retrywrites": retries_writes}
     waits = {} if patience is None else dict.fromkeys(_WAITS, int(patience.total_seconds() * 1e3))
-    client: Client = AsyncIOMotorClient(
-        url,
-        tz_aware=True,
-        **{name: value for name, value in options.items() if name not in chosen} | waits,
-    )
+    kept = {name: value for name, value in options.items() if name not in chosen}
+    try:
+        client: Client = AsyncIOMotorClient(url, tz_aware=True, **kept | waits)
+    except (ConfigurationError, OSError) as error:
+        raise Misconfigured(f"{_WRONG_FILES}: {error}") from error
     try:
         yield client
     finally:
@@ -111,15 +135,29 @@ def translation_of(error: PyMongoError) -> ServiceError:
 
 def _forbidden(error: PyMongoError, code: int | None) -> str:
     if code == _UNAUTHORIZED:
-        return (
-            "MONGODB_URL: MongoDB refuses a command that is needed; "
-            f"grant the user readWrite on the database ({_first_line(error)})"
-        )
+        return f"MONGODB_URL: {_lacking(str(error))}; {WAYS_OUT}"
     return "MONGODB_URL: MongoDB refuses the user name or the password (authentication failed)"
 
 
+def _lacking(said: str) -> str:
+    """The right that a command was refused for; the command where that tells no right.
+
+    The server names only the command, and of one that goes on with a cursor nothing at all. No
+    more is shown of what it says: it may hold a document.
+    """
+    refused = _REFUSED.match(said)
+    if refused is None:
+        return "MongoDB refuses a command that is needed"
+    database, command, name = refused.groups()
+    space = f"{database}.{name}" if name is not None else f"the whole of {database}"
+    action = _ACTIONS.get(command)
+    if command == "aggregate" and "$changeStream" in said:
+        action = "changeStream or find"
+    return f"the user lacks {action or f'what {command} needs'} on {space}"
+
+
 def _first_line(error: PyMongoError) -> str:
-    return str(error).split(", full error:")[0].split(", Timeout:")[0][:200]
+    return re.split(r", full error:|, Timeout:| \(configured timeouts:", str(error))[0][:_LONGEST]
 
 
 async def require_replica_set(client: Client, url: str) -> None:
@@ -148,9 +186,15 @@ _STANDALONE = (
 async def _explain_silence(client: Client, url: str) -> None:
     """Look why no primary was found: a standalone behind `replicaSet=` would be waited for."""
     wanted = client.delegate.options.replica_set_name
-    for host, port in parse_uri(url, warn=False)["nodelist"]:
-        found = await client.get_io_loop().run_in_executor(None, _hello_of, host, port)
-        if found is None or found.get("msg") == "isdbgrid":
+    said = parse_uri(url, warn=False)
+    tls = {name: value for name, value in said["options"].items() if name.startswith("tls")}
+    silent: list[ServiceError] = []
+    for host, port in said["nodelist"]:
+        found = await client.get_io_loop().run_in_executor(None, _hello_of, host, port, tls)
+        if isinstance(found, PyMongoError):
+            silent.append(_trouble_of(f"{host}:{port}", found, tls))
+            continue
+        if found.get("msg") == "isdbgrid":
             continue
         if found.get("isreplicaset") and "setName" not in found:
             raise Unavailable(f"{host}:{port} waits for its replica set: run rs.initiate() once")
@@ -161,10 +205,12 @@ async def _explain_silence(client: Client, url: str) -> None:
                 f'MONGODB_URL: the replica set at {host}:{port} is called "{found["setName"]}", '
                 f'not "{wanted}"; correct replicaSet='
             )
+    if len(silent) == len(said["nodelist"]):
+        raise silent[0]
 
 
-def _hello_of(host: str, port: int | None) -> dict[str, Any] | None:
-    """Ask one server, whatever it is, who it is; None where it does not answer without TLS."""
+def _hello_of(host: str, port: int | None, tls: Mapping[str, Any]) -> dict[str, Any] | PyMongoError:
+    """Ask one server, whatever it is, who it is, or why it does not say."""
     try:
         probe: MongoClient[dict[str, Any]] = MongoClient(
             host,
@@ -172,11 +218,30 @@ def _hello_of(host: str, port: int | None) -> dict[str, Any] | None:
             directConnection=True,
             serverSelectionTimeoutMS=_PROBE_MS,
             connectTimeoutMS=_PROBE_MS,
+            **tls,
         )
         with probe:
             return probe.admin.command("hello")
-    except PyMongoError:
-        return None
+    except PyMongoError as error:
+        return error
+
+
+def _trouble_of(address: str, error: PyMongoError, tls: Mapping[str, Any]) -> ServiceError:
+    """What a silence means. Whoever wants TLS, or a certificate, hangs up without a word."""
+    if (refusal := _NOT_ACCEPTED.search(str(error))) is not None:
+        text = f"MONGODB_URL: the certificate of {address} is not accepted: {refusal[1]}"
+        if any(why in refusal[1] for why in _WRONG_BY_TIME):  # others mend that, and it is seen
+            return Unavailable(text)
+        return Misconfigured(f"{text}; tlsCAFile= names who may sign it, its own names must match")
+    if not tls.get("tls"):
+        hint = "one that wants TLS does so: add tls=true&tlsCAFile=…"
+    elif "tlsCertificateKeyFile" in tls:
+        hint = "one without TLS does so, or that does not know the certificate of its client"
+    else:
+        hint = "one without TLS does so, or that wants a certificate: add tlsCertificateKeyFile=…"
+    if _HUNG_UP.search(_first_line(error)) is not None:
+        return Unavailable(f"{address} hangs up; {hint}")
+    return Unavailable(_first_line(error))
 
 
 def _without_secrets(message: str, url: str) -> str:

@@ -43,9 +43,8 @@ class MongoHistory:
     """The port `History` on a real collection."""
 
     def __init__(self, client: Client, database: str, executions: str) -> None:
-        self._database = client[database]
         # What another program wrote, and cannot be decoded strictly, hides no other row.
-        self._rows = self._database.get_collection(
+        self._rows = client[database].get_collection(
             executions,
             codec_options=LENIENT,
             read_preference=ReadPreference.PRIMARY,
@@ -180,14 +179,16 @@ class MongoHistory:
                 "pipeline": [*stages, {"$project": _BRIEF}],
                 "as": "rows",
             }
-            # As literals: an id may begin with `$`.
-            asked = [{"agent_id": {"$literal": agent_id}} for agent_id in portion]
+            # From one row that is there, whichever: `$documents` takes none, but the right to read
+            # everything in the database. As literals: an id may begin with `$`.
+            asked = {"_id": 0, "agent_id": {"$literal": list(portion)}}
+            each: list[dict[str, Any]] = [
+                {"$limit": 1},
+                {"$project": asked},
+                {"$unwind": "$agent_id"},
+            ]
             with translated():
-                cursor = self._database.with_options(
-                    codec_options=LENIENT,
-                    read_preference=ReadPreference.PRIMARY,
-                    read_concern=ReadConcern("majority"),
-                ).aggregate([{"$documents": asked}, {"$lookup": lookup}], maxTimeMS=_MOST_MS)
+                cursor = self._rows.aggregate([*each, {"$lookup": lookup}], maxTimeMS=_MOST_MS)
                 async for group in cursor:
                     found[group["agent_id"]] = [shown(row) for row in group["rows"]]
         return found

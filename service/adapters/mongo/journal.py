@@ -1,7 +1,7 @@
 """What all replicas write to the ledger and to the notifications, as it is written."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from pymongo import ReadPreference
@@ -12,7 +12,7 @@ from service.adapters.mongo.keys import LENIENT
 from service.adapters.mongo.rows import shown_fields
 from service.adapters.mongo.stream import Event, Stream, Watched
 from service.adapters.mongo.watch import next_events, opened_stream
-from service.ports import JournalEntry, LedgerEntry, NotificationEntry, WatchLost
+from service.ports import JournalEntry, LedgerEntry, Misconfigured, NotificationEntry, WatchLost
 
 NOTIFICATIONS = "scheduler_notifications"
 _SHOWN_BY_A_UI = {"fullDocument.channels": {"$in": ["panel", "toast"]}}
@@ -37,9 +37,19 @@ class MongoJournal:
 
     @asynccontextmanager
     async def follow(self, position: str | None = None) -> AsyncIterator["OpenJournal"]:
-        watched = Watched(self._database, None, self._pipeline)
-        async with opened_stream(self._client, watched, position) as stream:
+        async with AsyncExitStack() as stack:
+            try:
+                opened = opened_stream(self._client, self._watched(None), position)
+                stream = await stack.enter_async_context(opened)
+            except Misconfigured:
+                # A stream of both collections is one of their database, and takes the right to
+                # read all of it. Without that right, no notification is told of.
+                opened = opened_stream(self._client, self._watched(self._rows.name), position)
+                stream = await stack.enter_async_context(opened)
             yield OpenJournal(stream, self)
+
+    def _watched(self, collection: str | None) -> Watched:
+        return Watched(self._database, collection, self._pipeline)
 
     @property
     def _pipeline(self) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from service.adapters.mongo.client import DURABLE, Client, translated
 from service.domain.execution import milliseconds
 from service.ports import ServerState
 
+REPLICAS = "scheduler_replicas"
 _AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 
 
@@ -22,7 +23,7 @@ class MongoReplicas:
     def __init__(self, client: Client, database: str) -> None:
         self._client = client
         self._replicas = client[database].get_collection(
-            "scheduler_replicas",
+            REPLICAS,
             write_concern=DURABLE,
             read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern("majority"),

@@ -39,7 +39,7 @@ _RESUMES = 2
 _IDLE_CONNECTIONS = 12
 """More than are left of a busy time; fewer than Motor has threads."""
 _TRIAL_SECONDS = 0.1
-_CURSOR_NOT_FOUND = 43
+_OPEN_ANEW = {43, 13}  # CursorNotFound, Unauthorized
 _TIMED_TOKEN = re.compile("82[0-9A-Fa-f]{16}")
 _RESUMABLE = "ResumableChangeStreamError"
 
@@ -231,7 +231,8 @@ def _code_of(error: ConnectionFailure | OperationFailure) -> str:
 
 def _is_resumable(error: PyMongoError) -> bool:
     if isinstance(error, OperationFailure):
-        return error.code == _CURSOR_NOT_FOUND or error.has_error_label(_RESUMABLE)
+        # Refused, a cursor does not tell what right it lacks; whoever opens it anew is told.
+        return error.code in _OPEN_ANEW or error.has_error_label(_RESUMABLE)
     return True  # the connection broke
 
 

@@ -1,0 +1,1 @@
+"""Rights, certificates, secrets and signals: what an operator relies upon."""
