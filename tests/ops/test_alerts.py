@@ -161,3 +161,12 @@ def test_every_alert_is_tested_and_says_what_to_do() -> None:
     assert anchors == [alert.lower() for alert in alerts]
     for severity in re.findall(r"severity: (\w+)", rules):
         assert severity in {"critical", "warning", "info"}
+
+
+def test_prometheus_of_compose_takes_its_configuration(tmp_path: Path) -> None:
+    """Its rule file stands at another place in the container."""
+    written = (ROOT / "scripts" / "compose" / "prometheus.yaml").read_text(encoding="utf-8")
+    config = tmp_path / "prometheus.yaml"
+    assert "/etc/prometheus/alerts.yaml" in written
+    config.write_text(written.replace("/etc/prometheus/alerts.yaml", str(RULES)), encoding="utf-8")
+    run_promtool("check", "config", str(config))
