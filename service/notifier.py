@@ -57,7 +57,7 @@ _LAST_WRITES_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class NotifyPolicy:
-    """How much and how often; the defaults are what the README promises."""
+    """How much and how often; the defaults are what docs/operations.md promises."""
 
     digests: DigestPolicy = field(default_factory=DigestPolicy)
     deliveries: DeliveryPolicy = field(default_factory=DeliveryPolicy)

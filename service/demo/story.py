@@ -34,7 +34,7 @@ _SUGGESTIONS = (
     ("scripts/demo", "goes on until Ctrl-C; meanwhile:"),
     ("http://127.0.0.1:PORT/", "the dashboard, live; /jobs has the same as JSON"),
     ("councilor-scheduler run --embedded", "the service, and a MongoDB to keep"),
-    ("README.md", "how to run it, and what to write into a document"),
+    ("README.md", "how to run it, and where the rest is written"),
 )
 _CURTAIN = "The service starts nothing more and lets what runs come to its end."
 

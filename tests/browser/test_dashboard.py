@@ -305,7 +305,7 @@ async def test_ten_thousand_councilors_are_there_at_once(
     assert await page.locator("#rows tr[data-agent]").count() == 50
     paints = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
     first_paint_ms = await page.evaluate(paints)
-    assert first_paint_ms < 3_000  # README says what it is on an idle machine
+    assert first_paint_ms < 3_000  # loosely: other tests run beside it
     loaded = await page.evaluate("performance.getEntriesByType('resource').map((one) => one.name)")
     assert all(name.startswith(service.base_url) for name in loaded)
 

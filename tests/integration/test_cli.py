@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import signal
 import sys
 from asyncio.subprocess import PIPE
@@ -224,15 +223,6 @@ async def test_an_interval_without_an_anchor_counts_from_the_instant_asked_about
     )
     assert code == 0
     assert orjson.loads(out)[0]["next_runs"] == ["2026-11-23T12:30:00Z"]
-
-
-async def test_the_readme_shows_what_check_prints() -> None:
-    """Without colours, since this is no terminal."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"^\$ councilor-scheduler (check .*?)\n(.*?)^```", readme, re.M | re.S)
-    code, out, _ = await commanded(*shown[0].split(), COLUMNS="100")
-    assert code == 1
-    assert [line.rstrip() for line in out.splitlines()] == shown[1].splitlines()
 
 
 async def test_check_is_fit_for_a_folder_and_for_some_of_its_agents(tmp_path: Path) -> None:

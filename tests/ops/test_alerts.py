@@ -151,13 +151,13 @@ def test_every_alert_is_on_metrics_that_are_there() -> None:
 
 
 def test_every_alert_is_tested_and_says_what_to_do() -> None:
-    rules, readme = RULES.read_text(), (ROOT / "README.md").read_text()
+    rules, page = RULES.read_text(), (ROOT / "docs" / "alerts.md").read_text(encoding="utf-8")
     alerts = _ALERT.findall(rules)
     assert len(alerts) == len(set(alerts)) > 20
     tests = (ROOT / "tests" / "ops" / "alerts.test.yaml").read_text()
     assert [alert for alert in alerts if alert not in tests] == []
-    assert [alert for alert in alerts if f"\n### {alert}\n" not in readme] == []
-    anchors = re.findall(r'runbook_url: "README\.md#(\w+)"', rules)
+    assert [alert for alert in alerts if f"\n## {alert}\n" not in page] == []
+    anchors = re.findall(r'runbook_url: "docs/alerts\.md#(\w+)"', rules)
     assert anchors == [alert.lower() for alert in alerts]
     for severity in re.findall(r"severity: (\w+)", rules):
         assert severity in {"critical", "warning", "info"}
