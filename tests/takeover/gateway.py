@@ -18,7 +18,7 @@ from pymongo import MongoClient
 
 Document = dict[str, Any]
 
-_INTERVALS = ("30m", "1h", "2h", "6h", "1d", "45m", "90m", "12h", "15m", "7d")
+_INTERVALS = ("30m", "1h", "2s", "6h", "1d", "45m", "90m", "12h", "15m", "7d")
 _CRONS = ("0 9 * * *", "30 6 * * *", "0 */4 * * *", "15 8 1 * *", "0 9 * * MON", "@daily")
 _BY_NUMBER = ("0 9 * * 1", "30 17 * * 0", "0 8 * * 1-5", "0 7 * * 0,3")
 _MEANINGLESS = (
@@ -133,10 +133,10 @@ def _stats(number: int) -> Document:
 def executions() -> Iterator[Document]:
     """Its ledger: ids to the second, so that some are there twice; the last run has no end."""
     for number in range(40):
-        began = _LEDGER_BEGAN + timedelta(seconds=number // 2)
+        began = _LEDGER_BEGAN + timedelta(seconds=number // 4)
         yield {
-            "execution_id": f"exec_agent_{number % 2 and 1}_{int(began.timestamp())}",
-            "councilor_id": f"agent_{number % 2 and 1}",
+            "execution_id": f"exec_agent_{number % 2}_{int(began.timestamp())}",
+            "councilor_id": f"agent_{number % 2}",
             "task_name": "Task",
             "started_at": began,
             "completed_at": began + timedelta(seconds=20),
