@@ -1,14 +1,15 @@
 """Somebody who types docs/take-over.md, on a machine of a temporary folder."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import run
-from typing import Any
 
+import pytest
 from pymongo import MongoClient
 
 from service.adapters.embedded import find_mongod
@@ -16,8 +17,6 @@ from tests.docs.pages import block
 from tests.mongosh import mongosh, ran
 from tests.takeover.gateway import Document
 
-SETTINGS = "take-over-settings"
-PASSWORD = "take-over-settings-password"
 _SYSTEMCTL = """\
 #!/usr/bin/env bash
 # What systemd does with mongod's unit.
@@ -51,20 +50,12 @@ class Newcomer:
     mongo_port: int
     http_port: int
     conductor_url: str
-    settings: Sequence[str] = (SETTINGS,)
-    has_password: bool = False
+    settings: Sequence[str]
+    has_password: bool
 
     def and_then(self, *settings: str) -> "Newcomer":
         """The same person, who has typed these settings, too."""
-        typed = (*self.settings, *settings)
-        return Newcomer(
-            self.folder,
-            self.mongo_port,
-            self.http_port,
-            self.conductor_url,
-            typed,
-            self.has_password,
-        )
+        return replace(self, settings=(*self.settings, *settings))
 
     def filled(self, name: str) -> str:
         """A block with its constants changed to those of this machine: the only changes."""
@@ -123,6 +114,9 @@ class Newcomer:
 
     def prepare(self) -> None:
         """Have the machine: its tools, and a standalone mongod as a package sets it up."""
+        for tool in ("bash", "curl", "openssl"):
+            if shutil.which(tool) is None:
+                pytest.skip(f"no {tool}, which the page uses: apt-get install {tool}")
         (self.folder / "data").mkdir()
         tools = self.folder / "bin"
         tools.mkdir()
@@ -146,7 +140,7 @@ class Newcomer:
         text = _CONF.format(folder=self.folder, port=self.mongo_port, authorization=authorization)
         (self.folder / "mongod.conf").write_text(text, encoding="utf-8")
 
-    def mongod(self, *options: str, **chosen: Any) -> None:
+    def mongod(self, *options: str) -> None:
         """Run mongod in the folder; it leaves a process behind, or ends one."""
         command = [str(self.folder / "bin" / "mongod"), *options]
         run(command, cwd=self.folder, check=True, capture_output=True, timeout=60)
