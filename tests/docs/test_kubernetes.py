@@ -86,7 +86,7 @@ async def test_the_secret_has_what_the_pods_want_and_is_read_by_nobody_else(
 ) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("no openssl, by which the token is made")
-    done = await typed(f"cd {tmp_path}\n{block('kubernetes-secret')}", tmp_path)
+    done = await typed(f"cd {tmp_path}\n" + block("kubernetes-secret"), tmp_path)
     (note,) = done.notes
     assert note["words"][:4] == ["create", "secret", "generic", NAME]
     lines = note["files"]["secret.env"].splitlines()

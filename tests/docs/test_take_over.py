@@ -13,7 +13,7 @@ from typing import Any
 
 import bson
 import pytest
-from apscheduler.jobstores.mongodb import MongoDBJobStore
+from apscheduler.jobstores.mongodb import MongoDBJobStore  # noqa: TID251 the gateway's
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 from pymongo import MongoClient

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from apscheduler.jobstores.mongodb import MongoDBJobStore
+from apscheduler.jobstores.mongodb import MongoDBJobStore  # noqa: TID251 the gateway's
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 from bson import ObjectId
