@@ -18,11 +18,12 @@ const interval = agent => 1000 * parseInt(agent.councilor_config.schedule.value)
 const named = (list, ...names) => list.map(row => Object.fromEntries(names.map(name => [name, row[name]])));
 const count = (list, name) => list.reduce((counts, row) => ({...counts, [row[name]]: 1 + (counts[row[name]] || 0)}), {});
 
-// The slots of an agent are accepted_at + k intervals: which of them does a row stand for?
+// The slots of an agent are accepted_at + k intervals: which of them does a row stand for? Rows from
+// before that belong to a schedule that was edited.
 function coveredSlots(agent) {
   const start = agent.councilor_status.accepted_at.getTime(), step = interval(agent);
   const number = date => (date.getTime() - start) / step;
-  return rowsOf.get(agent.agent_id).flatMap(row => {
+  return rowsOf.get(agent.agent_id).filter(row => number(row.scheduled_for) > 0).flatMap(row => {
     const first = number(row.first_slot || row.scheduled_for), last = number(row.last_slot || row.scheduled_for);
     return Array.from({length: Math.round(last - first) + 1}, (_, k) => first + k);
   });
