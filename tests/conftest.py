@@ -13,12 +13,12 @@ from uuid import uuid4
 
 import pytest
 from pymongo import MongoClient
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from service.adapters.embedded import embedded_mongod
 from service.adapters.mongo.client import Client, connected
 from tests.keeping import kept
-from tests.rights import least_privileged, may_make_users, url_of
+from tests.rights import UNAUTHORIZED, least_privileged, may_make_users, url_of
 
 MONGO_IMAGE = os.environ.get("MONGO_IMAGE", "mongo:8.0")
 """What testcontainers starts where a Docker engine answers."""
@@ -152,7 +152,13 @@ def database(replica_set_url: str) -> Iterator[str]:
     name = f"test_{uuid4().hex[:12]}"
     yield name
     with MongoClient[dict[str, Any]](replica_set_url) as client:
-        client.drop_database(name)
+        try:
+            client.drop_database(name)
+        except OperationFailure as error:
+            if error.code != UNAUTHORIZED:
+                raise
+            for collection in client[name].list_collection_names():  # readWrite may do so much
+                client[name].drop_collection(collection)
 
 
 @pytest.fixture

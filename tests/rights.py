@@ -22,7 +22,7 @@ COLLECTIONS = {
     "notifications": "scheduler_notifications",
 }
 ROLE, USER, PASSWORD = "councilorScheduler", "scheduler", "scheduler"
-_UNAUTHORIZED = 13
+UNAUTHORIZED = 13
 
 Privilege = dict[str, Any]
 
@@ -98,7 +98,7 @@ def _have_user_made(url: str, database: str) -> bool:
         try:
             _make_user(client[database])
         except OperationFailure as error:
-            if error.code != _UNAUTHORIZED:
+            if error.code != UNAUTHORIZED:
                 raise
             return False
     return True

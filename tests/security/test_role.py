@@ -334,3 +334,11 @@ async def test_the_file_makes_what_the_tests_make_and_may_be_run_again(
     async with connected(url) as service:
         names = names_of(database, "helpers", "runs", "timers")
         assert not await require_privileges(service, names)
+
+
+async def test_the_role_lets_a_replica_that_stops_say_so(start: Start, db: Database) -> None:
+    """What `remove` is for: the others would take it for alive until its time is up."""
+    service = await start()
+    assert await db["scheduler_replicas"].count_documents({}) == 1
+    await service.stop()
+    assert await db["scheduler_replicas"].count_documents({}) == 0

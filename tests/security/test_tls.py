@@ -1,5 +1,6 @@
 """TLS with a private authority, to MongoDB and to Conductor: who is not known is not talked to."""
 
+import asyncio
 import os
 import re
 import ssl
@@ -8,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,8 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
     other.cert_pem.write_to_path(papers.of("other-authority"))
     for name in ("localhost", "client"):
         authority.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(papers.of(name))
+    expired = authority.issue_cert("localhost", not_after=datetime(2020, 1, 1, tzinfo=UTC))
+    expired.private_key_and_cert_chain_pem.write_to_path(papers.of("expired"))
     (folder / "junk.pem").write_text("no certificate")
     return papers
 
@@ -178,6 +182,22 @@ async def test_a_server_that_hangs_up_is_waited_for_with_what_may_be_missing(
         said = (await replica.saw("database_unavailable", within=30))["error"]
     assert "hangs up" in said
     assert hint in said
+
+
+async def test_a_certificate_that_has_expired_is_waited_for_to_be_renewed(papers: Papers) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(papers.of("expired"))
+    port = free_port()
+    # No mongod starts with it: theirs expire while they run.
+    async with await asyncio.start_server(_hang_up, "127.0.0.1", port, ssl=context):
+        url = f"mongodb://localhost:{port}/?tls=true&tlsCAFile={papers.of('authority')}{_SOON}"
+        async with process_of({"MONGODB_URL": url, "SCHEDULER_HTTP_PORT": "0"}) as replica:
+            said = (await replica.saw("database_unavailable", within=30))["error"]
+    assert f"the certificate of localhost:{port} is not accepted: certificate has expired" in said
+
+
+async def _hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
 
 
 @pytest.mark.parametrize("name", ["tlsCAFile", "tlsCertificateKeyFile"])
