@@ -331,7 +331,9 @@ async def test_the_guide_by_systemd_with_a_password(
         newcomer = newcomer.and_then("take-over-url-password")
         await newcomer.mongosh("take-over-old-jobs")
         await newcomer.mongosh("take-over-unique-ids", "take-over-stats")
-        async with process_of(await newcomer.environment()) as replica:
+        assert "createUser" in await newcomer.shell("take-over-role")
+        service = newcomer.and_then("take-over-role")
+        async with process_of(await service.environment()) as replica:
             await replica.saw("resync_finished")
             await assert_taken_over(newcomer, left, before)
             await assert_runs_as_before(newcomer, left)
