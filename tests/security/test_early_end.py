@@ -36,7 +36,7 @@ def add_signal_handler(*arguments):
     listen(*arguments)
 loops._UnixSelectorEventLoop.add_signal_handler = add_signal_handler
 """
-_AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--mount-proc")
+_AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 _ENDS_WITHIN_SECONDS = 20.0
 
 

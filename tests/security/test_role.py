@@ -8,6 +8,7 @@ import pytest
 from pymongo import MongoClient
 
 from service.adapters.mongo.client import connected, translated
+from service.adapters.mongo.ledger import MongoLedger
 from service.adapters.mongo.privileges import (
     EVERYTHING,
     NEEDS,
@@ -18,6 +19,8 @@ from service.adapters.mongo.privileges import (
     told_of,
 )
 from service.ports import Misconfigured
+from tests.claiming import opened
+from tests.contract.test_ledger import run_of
 from tests.flow.conftest import Database, Start
 from tests.flow.process import Launch
 from tests.integration.test_cli import commanded
@@ -342,3 +345,15 @@ async def test_the_role_lets_a_replica_that_stops_say_so(start: Start, db: Datab
     assert await db["scheduler_replicas"].count_documents({}) == 1
     await service.stop()
     assert await db["scheduler_replicas"].count_documents({}) == 0
+
+
+async def test_the_role_lets_a_claim_be_given_back(
+    scheduler_url: str, database: str, db: Database
+) -> None:
+    """What `remove` is for on the ledger: two replicas that were at one slot together."""
+    async with connected(scheduler_url) as client:
+        ledger = MongoLedger(client, database, "councilor_executions", "agents")
+        run = run_of("scout")
+        await opened(ledger, run)
+        await ledger.withdraw(run)
+    assert await db["councilor_executions"].count_documents({}) == 0
