@@ -6,7 +6,7 @@ import secrets
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -58,23 +58,14 @@ def replica_set_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @contextmanager
 def _in_container() -> Iterator[str | None]:
     """A replica set of one in a container; None where no engine answers, or it has no image."""
-    import docker
-    from docker.errors import DockerException, ImageNotFound
+    from testcontainers.core.config import testcontainers_config
     from testcontainers.core.container import DockerContainer
 
-    if not _is_engine_there():
+    if not _is_engine_there() or not _has_image(MONGO_IMAGE):
         yield None
         return
-    try:
-        engine = docker.from_env(timeout=5)
-        engine.ping()
-        try:
-            engine.images.get(MONGO_IMAGE)
-        except ImageNotFound:
-            engine.images.pull(MONGO_IMAGE)
-    except (DockerException, OSError):
-        yield None
-        return
+    # What removes the containers of tests that were killed. Without it those stay, and no more.
+    testcontainers_config.ryuk_disabled |= not _has_image(testcontainers_config.ryuk_image)
     container = DockerContainer(MONGO_IMAGE).with_exposed_ports(27017)
     container.with_command(["bash", "-c", _WITH_A_KEY])
     with container:
@@ -82,7 +73,6 @@ def _in_container() -> Iterator[str | None]:
         # Its member is known by the name that works inside the container.
         _initiate(host, port, "127.0.0.1:27017")
         yield _url_of_administrator(f"mongodb://{host}:{port}/?directConnection=true")
-    engine.close()
 
 
 _WITH_A_KEY = f"""\
@@ -99,6 +89,28 @@ def _is_engine_there() -> bool:
         return True
     with socket.socket(socket.AF_UNIX) as knock:
         return knock.connect_ex(host.removeprefix("unix://")) == 0
+
+
+def _has_image(name: str) -> bool:
+    """Whether the engine has it, or gets it."""
+    import docker
+    from docker.errors import DockerException, ImageNotFound
+
+    try:
+        engine = docker.from_env(timeout=600)
+    except DockerException:
+        return False
+    with closing(engine):
+        try:
+            engine.images.get(name)
+        except ImageNotFound:
+            with suppress(DockerException):
+                return bool(engine.images.pull(name))
+        except DockerException:
+            return False
+        else:
+            return True
+    return False
 
 
 def _initiate(host: str, port: int, member: str) -> None:
