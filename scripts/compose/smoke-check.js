@@ -9,9 +9,9 @@ function promise(what, violations) {
   if (violations.length) broken.push(what);
 }
 
-const agents = db.agents.find({agent_id: /^smoke-/}).toArray();
+const agents = db.agents.find({agent_id: /^smoke-\d/}).toArray();
 const rowsOf = new Map(agents.map(agent => [agent.agent_id, []]));
-db.councilor_executions.find({councilor_id: /^smoke-/}).sort({scheduled_for: 1}).forEach(row => rowsOf.get(row.councilor_id).push(row));
+db.councilor_executions.find({councilor_id: /^smoke-\d/}).sort({scheduled_for: 1}).forEach(row => rowsOf.get(row.councilor_id).push(row));
 const rows = [...rowsOf.values()].flat();
 const runs = rows.filter(row => CLOSED.includes(row.status));
 const interval = agent => 1000 * parseInt(agent.councilor_config.schedule.value);
@@ -43,6 +43,12 @@ function overlapsOf(agent) {
   return own.filter((row, n) => n > 0 && row.started_at < own[n - 1].completed_at);
 }
 
+// How often something under that name was written to the agents, by anybody, says the oplog.
+function writes(name) {
+  const updates = db.getSiblingDB("local").oplog.rs.find({ns: `${db}.agents`, op: "u", "o2._id": {$in: agents.map(agent => agent._id)}});
+  return updates.toArray().filter(entry => JSON.stringify(entry.o).includes(name)).length;
+}
+
 print(`${agents.length} agents, ${rows.length} rows: ${JSON.stringify(count(rows, "status"))}, reasons ${JSON.stringify(count(rows.filter(row => row.reason), "reason"))}, by ${new Set(runs.map(row => row.owner)).size} replicas`);
 if (!runs.length) broken.push("nothing ran at all");
 const paused = agents.filter(agent => agent.smoke_paused_at);
@@ -51,6 +57,9 @@ promise("P3 one slot, at most one row", Object.entries(count(rows, "execution_id
 promise("P3 no overlap", named(agents.flatMap(overlapsOf), "execution_id"));
 promise("P4, P7 every slot has one row, and none has moved", agents.flatMap(holesOf));
 promise("P4 no row is left running or uncounted", named(rows.filter(row => row.status === "running" || row.counted === false), "execution_id", "status"));
+promise("P5 verdicts are written for edits, not for runs", writes("councilor_status") > writes("councilor_config") ? [writes("councilor_status")] : []);
+const bad = db.agents.findOne({agent_id: "smoke-bad"});
+promise("P6 a bad document says so, and harms no other", bad.councilor_status?.state === "invalid" && bad.councilor_status.error.hint ? [] : [bad]);
 promise("P8 the statistics equal the ledger", agents.filter(agent => {
   const own = rowsOf.get(agent.agent_id).filter(row => CLOSED.includes(row.status));
   const {total_executions = 0, successful_executions = 0} = agent.stats || {};
