@@ -1,25 +1,26 @@
 // Makes one replica set of the three members of compose.yaml, and its users.
 //
-// Runs in the network of mongo1 at each `up`, by mongosh --nodb. It begins with mongo1 alone, which
-// therefore is primary and lets somebody at its own machine make the first user; then the others
-// are added. Each step looks what is there, so it may be killed anywhere and run again.
+// Runs at each `up`, by mongosh --nodb. Each step looks what is there, so this may be killed anywhere
+// and run again; a member that is away, or catches up, holds nothing up once there is a set.
 
 const fs = require("fs");
 
 const MEMBERS = ["mongo1:27017", "mongo2:27017", "mongo3:27017"];
-const HERE = "127.0.0.1:27017";
 const PATIENCE_MS = 180_000;
-const ADMIN_URL = urlIn("mongo/admin_url");
+const WAITS = "serverSelectionTimeoutMS=5000";
+const DATABASE = process.env.MONGODB_DATABASE;
 
-function urlIn(name) {
-  return fs.readFileSync(`/secrets/${name}`, "utf8").trim();
+// As members log in to each other: whoever has the key may do anything, before there is a user, too,
+// and where the administrator's password was lost.
+const KEY = encodeURIComponent(secret("keyfile"));
+const AS_MEMBER = `authSource=local&authMechanism=SCRAM-SHA-256&${WAITS}`;
+
+function secret(name) {
+  return fs.readFileSync(`/secrets/mongo/${name}`, "utf8").trim();
 }
 
-function passwordIn(url) {
-  return url.match(/\/\/[^:]+:([^@]+)@/)[1];
-}
-
-// What `attempt` answers once it answers something; what was in the way when the time is over.
+// What `attempt` answers once it answers something; what was in the way when the time is over. Its
+// answer must not be returned as it comes: mongosh would await it outside of the `try`.
 function eventually(what, attempt) {
   const end = Date.now() + PATIENCE_MS;
   let trouble = "not yet";
@@ -35,33 +36,34 @@ function eventually(what, attempt) {
   throw new Error(`${what}: ${trouble}`);
 }
 
-function strangerAt(host) {
-  return connect(`mongodb://${host}/admin?directConnection=true&serverSelectionTimeoutMS=5000`);
+function helloOf(host) {
+  try {
+    const hello = connect(`mongodb://${host}/admin?directConnection=true&${WAITS}`).hello();
+    return hello;
+  } catch (error) {
+    print(`${host}: ${error.message}`);
+    return null;
+  }
 }
 
-// Asks all of them first: a mongo1 that has lost its data must not begin a second set.
+// By asking all of them first: a mongo1 that has lost its data must not begin a second set.
 function ensureInitiated() {
-  const hellos = MEMBERS.map(host => eventually(`${host} answers`, () => strangerAt(host).hello()));
-  if (hellos.some(hello => hello.setName)) return;
-  print("initiating rs0 with mongo1");
-  const config = {_id: "rs0", members: [{_id: 0, host: MEMBERS[0]}]};
-  strangerAt(HERE).adminCommand({replSetInitiate: config});
+  eventually("a set, or three members to make one of", () => {
+    const hellos = MEMBERS.map(helloOf);
+    if (hellos.some(hello => hello && hello.setName)) return true;
+    if (hellos.some(hello => hello === null)) return false;
+    print("initiating rs0 with mongo1");
+    const mongo1 = connect(`mongodb://__system:${KEY}@${MEMBERS[0]}/admin?directConnection=true&${AS_MEMBER}`);
+    mongo1.adminCommand({replSetInitiate: {_id: "rs0", members: [{_id: 0, host: MEMBERS[0]}]}});
+    return true;
+  });
 }
 
-function administrator() {
-  return eventually("the administrator may log in", () => {
-    try {
-      // Not returned at once: mongosh would await it outside of this `try`.
-      const set = connect(`${ADMIN_URL}&serverSelectionTimeoutMS=5000`);
-      return set;
-    } catch (error) {
-      if (!/Authentication failed/.test(error.message)) throw error;
-      print("creating the administrator");
-      const pwd = passwordIn(ADMIN_URL);
-      strangerAt(HERE).createUser({user: "admin", pwd, roles: ["root"]});
-      return null;
-    }
-  }).getSiblingDB("admin");
+function theSet() {
+  return eventually("the set has a primary", () => {
+    const set = connect(`mongodb://__system:${KEY}@${MEMBERS.join(",")}/admin?replicaSet=rs0&${AS_MEMBER}`);
+    return set;
+  });
 }
 
 // One at a time: a majority must know of each before the next.
@@ -77,25 +79,37 @@ function ensureMember(admin, host) {
   });
 }
 
-// With the password of its file, if that was lost and made anew, too.
-function ensureUser(admin, user, url, roles) {
-  const known = {pwd: passwordIn(url), roles};
-  if (admin.getUser(user)) admin.updateUser(user, known);
-  else admin.createUser({user, ...known});
+function ensureMajority(admin) {
+  eventually("a majority has caught up", () => {
+    const {members} = admin.adminCommand({replSetGetStatus: 1});
+    const well = members.filter(({stateStr}) => stateStr === "PRIMARY" || stateStr === "SECONDARY");
+    return well.length * 2 > members.length;
+  });
+}
+
+// With the password of its file, and at least this role: others that somebody granted stay.
+function ensureUser(admin, user, role) {
+  eventually(`the user ${user} is there`, () => {
+    const pwd = secret(`${user}_password`);
+    if (admin.getUser(user) === null) {
+      admin.createUser({user, pwd, roles: [role]});
+    } else {
+      admin.updateUser(user, {pwd});
+      admin.grantRolesToUser(user, [role]);
+    }
+    return true;
+  });
 }
 
 ensureInitiated();
-const admin = administrator();
+const admin = theSet();
 MEMBERS.forEach(host => ensureMember(admin, host));
-eventually("every member has caught up", () => {
-  const states = admin.adminCommand({replSetGetStatus: 1}).members.map(member => member.stateStr);
-  return states.every(state => state === "PRIMARY" || state === "SECONDARY");
-});
-// The gateway and other writers read and write what is there, and make no users.
-ensureUser(admin, "gateway", urlIn("mongo/gateway_url"), [{role: "readWrite", db: "conductor_state"}]);
+ensureMajority(admin);
+ensureUser(admin, "admin", {role: "root", db: "admin"});
+ensureUser(admin, "gateway", {role: "readWrite", db: DATABASE});
 // mongo-role.js makes what the scheduler may do, and its user.
 db = admin;
 process.env.COUNCILOR_USER = "scheduler";
-process.env.COUNCILOR_PASSWORD = passwordIn(urlIn("scheduler/mongodb_url"));
+process.env.COUNCILOR_PASSWORD = secret("scheduler_password");
 load("/scripts/mongo-role.js");
 print("rs0 is there");

@@ -96,7 +96,7 @@ def test_its_user_is_the_one_of_the_image() -> None:
     user = "USER 10001:10001" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
     made = (ROOT / "scripts/compose/secrets").read_text(encoding="utf-8")
     assert user
-    assert "keep /secrets/scheduler/mongodb_url 10001:10001" in made
+    assert "address /secrets/scheduler/mongodb_url 10001:10001" in made
 
 
 def test_the_image_says_its_version() -> None:
