@@ -201,3 +201,5 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, no_secrets: Pat
             with suppress(KeyError):
                 monkeypatch.delenv(name)
     monkeypatch.setenv("SCHEDULER_SECRETS_DIR", str(no_secrets))
+    for name in ("no_proxy", "NO_PROXY"):  # what tests start is on this machine, all of it
+        monkeypatch.setenv(name, "localhost,127.0.0.1,::1")
