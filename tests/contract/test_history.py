@@ -203,3 +203,24 @@ async def test_a_day_is_counted_from_an_index_alone(client: Client, database: st
     )
     assert "PROJECTION_COVERED" in str(explained)
     assert "FETCH" not in str(explained)
+
+
+@pytest.mark.mongo
+async def test_who_is_asked_for_is_looked_up_once_however_long_the_ledger_is(
+    client: Client, database: str
+) -> None:
+    """The lookup begins from one row of the ledger, whichever, and not from each."""
+    rows, asked = client[database]["councilor_executions"], ["scout", "guard", "nobody"]
+    await rows.insert_many(
+        {"_id": f"{name}_{n}", "councilor_id": name, "scheduled_for": NOON + n * MINUTE}
+        for name in asked[:2]
+        for n in range(9)
+    )
+    await client[database].command("profile", 2)
+    found = await MongoHistory(client, database, rows.name).recent(asked, 3)
+    await client[database].command("profile", 0)
+    assert {name: len(rows) for name, rows in found.items()} == dict(
+        zip(asked, (3, 3, 0), strict=True)
+    )
+    seen = client[database]["system.profile"].find({"command.aggregate": rows.name})
+    assert [entry["nreturned"] async for entry in seen] == [len(asked)]
