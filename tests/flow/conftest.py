@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from motor.motor_asyncio import AsyncIOMotorDatabase
 from pydantic import SecretStr
+from pymongo.read_concern import ReadConcern
 
 from service.adapters.mongo.client import Client
 from service.app import Stop, serve
@@ -199,8 +200,9 @@ def config(value: str = "1s", prompt: str = "look", **schedule: object) -> dict[
 
 
 async def rows_of(db: Database, agent_id: str) -> list[dict[str, Any]]:
-    """The ledger of an agent, oldest slot first."""
-    rows = db["councilor_executions"].find({"councilor_id": agent_id})
+    """The ledger of an agent, oldest slot first, as the majority has it: as the service reads it."""
+    ledger = db.get_collection("councilor_executions", read_concern=ReadConcern("majority"))
+    rows = ledger.find({"councilor_id": agent_id})
     return [row async for row in rows.sort("scheduled_for", 1)]
 
 
