@@ -6,7 +6,8 @@ import os
 import platform
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -65,6 +66,7 @@ from service.web.server import application, serving
 
 log = structlog.get_logger()
 
+_CERT_FILE, _CERT_DIR = "SSL_CERT_FILE", "SSL_CERT_DIR"
 _LAST_NOTIFICATIONS = timedelta(seconds=5)
 """How long the end of the service waits for messages, once all runs have ended."""
 
@@ -148,6 +150,23 @@ def messenger_of(settings: Settings) -> AppriseMessenger | None:
         raise WrongSettings(lines) from None
 
 
+def authorities_of(settings: Settings, environ: Mapping[str, str]) -> ssl.SSLContext | None:
+    """Who may sign Conductor's certificate, by OpenSSL's own variables. Raises WrongSettings.
+
+    None where they name nobody, or nothing goes by TLS.
+    """
+    file, folders = (environ.get(name, "").strip() or None for name in (_CERT_FILE, _CERT_DIR))
+    by_tls = settings.conductor_api_url.get_secret_value().lower().startswith("https:")
+    if not by_tls or not (file or folders):
+        return None
+    try:
+        return conductor_adapter.trust_in(file, folders)
+    except OSError as error:
+        # A folder's error has its name.
+        variable, path = (_CERT_DIR, error.filename) if error.filename else (_CERT_FILE, file)
+        raise WrongSettings([f"{variable}: {path}: {error.strerror}"]) from error
+
+
 class Stop:
     """Why the service stops: asked to, or because a task has ended."""
 
@@ -203,6 +222,7 @@ class _Service:
         self._settings = settings
         self._client = client
         self._stop = stop
+        self._authorities = authorities_of(settings, os.environ)
         self._id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._facts: dict[str, object] = {
             "host": socket.gethostname(),
@@ -394,7 +414,10 @@ class _Service:
         settings, ledger = self._settings, self._stores.ledger
         dialect = Dialect(settings.conductor_api_mode)
         async with conductor_adapter.connected(
-            settings.conductor_api_url.get_secret_value(), dialect, settings.conductor_cwd
+            settings.conductor_api_url.get_secret_value(),
+            dialect,
+            settings.conductor_cwd,
+            trust=self._authorities,
         ) as conductor:
             breaker = Breaker(
                 conductor,
