@@ -22,7 +22,7 @@ from service.adapters.apprise import AppriseMessenger, WrongUrls, messenger_from
 from service.adapters.apscheduler import TimedJobs
 from service.adapters.conductor import Dialect
 from service.adapters.mongo.agents import MongoAgents
-from service.adapters.mongo.client import Client, check_url, connected, require_replica_set
+from service.adapters.mongo.client import Client, connected, require_replica_set
 from service.adapters.mongo.history import MongoHistory
 from service.adapters.mongo.jobs import MongoStoredJobs
 from service.adapters.mongo.journal import MongoJournal
@@ -30,6 +30,7 @@ from service.adapters.mongo.ledger import MongoLedger
 from service.adapters.mongo.notifications import MongoNotifications
 from service.adapters.mongo.privileges import Names, names_of, require_privileges
 from service.adapters.mongo.replicas import MongoReplicas
+from service.adapters.mongo.urls import check_url, unchecked_in
 from service.breaker import Breaker
 from service.calling import Caller
 from service.cases import Cases
@@ -291,6 +292,8 @@ class _Service:
             http_host=self._settings.scheduler_http_host,
             http_port=port,
         )
+        if unchecked := unchecked_in(mongodb_url(self._settings)):
+            log.warning("certificates_not_checked", options=list(unchecked))
         if not await self._database_is_usable():
             return
         await stack.enter_async_context(self._task(self._events.follow(), "follow the ledger"))
