@@ -46,13 +46,16 @@ LABEL org.opencontainers.image.title="councilor-scheduler" \
 USER 10001:10001
 EXPOSE 8085
 STOPSIGNAL SIGTERM
-# A bare opener: no proxy from the environment, and a 503 prints which check fails.
+# A bare opener: no proxy from the environment, and a 503 prints which check fails. What listens
+# everywhere is asked at home.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-I", "-c", "\
 import os, sys, urllib.request as request; \
-port = os.environ.get('SCHEDULER_HTTP_PORT') or 8085; \
+port = os.environ.get('SCHEDULER_HTTP_PORT', '').strip() or 8085; \
+host = os.environ.get('SCHEDULER_HTTP_HOST', '').strip() or '127.0.0.1'; \
+host = {'0.0.0.0': '127.0.0.1', '::': '[::1]'}.get(host, f'[{host}]' if ':' in host else host); \
 opener = request.OpenerDirector(); \
 opener.add_handler(request.HTTPHandler()); \
-answer = opener.open(f'http://127.0.0.1:{port}/readyz', timeout=4); \
+answer = opener.open(f'http://{host}:{port}/readyz', timeout=4); \
 print(answer.read().decode()); \
 sys.exit(answer.status != 200)"]
 ENTRYPOINT ["councilor-scheduler"]

@@ -6,7 +6,8 @@ import os
 import platform
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,7 @@ from service.adapters.apprise import AppriseMessenger, WrongUrls, messenger_from
 from service.adapters.apscheduler import TimedJobs
 from service.adapters.conductor import Dialect
 from service.adapters.mongo.agents import MongoAgents
-from service.adapters.mongo.client import Client, check_url, connected, require_replica_set
+from service.adapters.mongo.client import Client, connected, require_replica_set
 from service.adapters.mongo.history import MongoHistory
 from service.adapters.mongo.jobs import MongoStoredJobs
 from service.adapters.mongo.journal import MongoJournal
@@ -29,6 +30,7 @@ from service.adapters.mongo.ledger import MongoLedger
 from service.adapters.mongo.notifications import MongoNotifications
 from service.adapters.mongo.privileges import Names, names_of, require_privileges
 from service.adapters.mongo.replicas import MongoReplicas
+from service.adapters.mongo.urls import check_url, unchecked_in
 from service.breaker import Breaker
 from service.calling import Caller
 from service.cases import Cases
@@ -65,6 +67,7 @@ from service.web.server import application, serving
 
 log = structlog.get_logger()
 
+_CERT_FILE, _CERT_DIR = "SSL_CERT_FILE", "SSL_CERT_DIR"
 _LAST_NOTIFICATIONS = timedelta(seconds=5)
 """How long the end of the service waits for messages, once all runs have ended."""
 
@@ -148,6 +151,23 @@ def messenger_of(settings: Settings) -> AppriseMessenger | None:
         raise WrongSettings(lines) from None
 
 
+def authorities_of(settings: Settings, environ: Mapping[str, str]) -> ssl.SSLContext | None:
+    """Who may sign Conductor's certificate, by OpenSSL's own variables. Raises WrongSettings.
+
+    None where they name nobody, or nothing goes by TLS.
+    """
+    file, folders = (environ.get(name, "").strip() or None for name in (_CERT_FILE, _CERT_DIR))
+    by_tls = settings.conductor_api_url.get_secret_value().lower().startswith("https:")
+    if not by_tls or not (file or folders):
+        return None
+    try:
+        return conductor_adapter.trust_in(file, folders)
+    except OSError as error:
+        # A folder's error has its name.
+        variable, path = (_CERT_DIR, error.filename) if error.filename else (_CERT_FILE, file)
+        raise WrongSettings([f"{variable}: {path}: {error.strerror}"]) from error
+
+
 class Stop:
     """Why the service stops: asked to, or because a task has ended."""
 
@@ -203,6 +223,7 @@ class _Service:
         self._settings = settings
         self._client = client
         self._stop = stop
+        self._authorities = authorities_of(settings, os.environ)
         self._id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._facts: dict[str, object] = {
             "host": socket.gethostname(),
@@ -271,6 +292,8 @@ class _Service:
             http_host=self._settings.scheduler_http_host,
             http_port=port,
         )
+        if unchecked := unchecked_in(mongodb_url(self._settings)):
+            log.warning("certificates_not_checked", options=list(unchecked))
         if not await self._database_is_usable():
             return
         await stack.enter_async_context(self._task(self._events.follow(), "follow the ledger"))
@@ -394,7 +417,10 @@ class _Service:
         settings, ledger = self._settings, self._stores.ledger
         dialect = Dialect(settings.conductor_api_mode)
         async with conductor_adapter.connected(
-            settings.conductor_api_url.get_secret_value(), dialect, settings.conductor_cwd
+            settings.conductor_api_url.get_secret_value(),
+            dialect,
+            settings.conductor_cwd,
+            trust=self._authorities,
         ) as conductor:
             breaker = Breaker(
                 conductor,

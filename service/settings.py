@@ -1,15 +1,14 @@
 """The environment, read once: every variable of CONTRACT section 6, with its default.
 
 What is not in the environment may be in files, as Docker and Kubernetes mount secrets: one for
-each variable, by its name in lower case, in `/run/secrets` or the folder that SCHEDULER_SECRETS_DIR
-names.
+each variable, by its name in upper or lower case, in `/run/secrets` or the folder that
+SCHEDULER_SECRETS_DIR names.
 """
 
 import os
 from collections.abc import Mapping
 from datetime import timedelta
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -27,10 +26,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.domain.interval import ScheduleError, interval_from
 from service.domain.zones import known_zones
 from service.ports import ServiceError
+from service.secret_files import SECRETS_DIR, Secrets, folder_of, names_in, read, reason_of
 
-_SECRETS_DIR = "SCHEDULER_SECRETS_DIR"
-_USUAL_SECRETS_DIR = Path("/run/secrets")
-_LONGEST_SECRET = 65_536
+_PREFIXES = ("SCHEDULER_", "MONGODB_", "CONDUCTOR_")
+_JUDGED_BY = ("scheduler_timezone", "scheduler_min_interval", "scheduler_run_timeout")
 
 
 class WrongSettings(ServiceError):
@@ -158,73 +157,65 @@ class Settings(BaseSettings):
 
 def settings_from_environment(**chosen: object) -> Settings:
     """Read the settings; `chosen` ones win. Raises WrongSettings, naming every problem."""
-    given = {**_secrets(os.environ), **chosen}
+    folder = folder_of(os.environ)
     try:
-        return Settings(**given)  # type: ignore[arg-type]  # validated there
+        names = names_in(folder, Settings.model_fields)
+    except OSError as error:
+        line = f"{SECRETS_DIR}: cannot read {folder.path}: {reason_of(error)}"
+        raise WrongSettings([line]) from None
+    return _settings(read(folder, names, Settings.model_fields), chosen)
+
+
+def settings_for_judging() -> Settings:
+    """The same, of files only those by which documents are judged: it takes no secrets.
+
+    Raises WrongSettings.
+    """
+    folder = folder_of(os.environ)
+    try:
+        names = names_in(folder, _JUDGED_BY)
+    except OSError:
+        names = []
+    return _settings(read(folder, names, _JUDGED_BY), {})
+
+
+def _settings(secrets: Secrets, chosen: Mapping[str, object]) -> Settings:
+    """Not read by pydantic-settings, which warns where a file cannot be read, and goes on."""
+    if secrets.problems:
+        raise WrongSettings([*secrets.problems])
+    known = {name.lower() for name, value in os.environ.items() if value.strip()}
+    left_open = {name: text for name, text in secrets.texts.items() if name not in known}
+    try:
+        return Settings(**{**left_open, **chosen})  # type: ignore[arg-type]  # validated there
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False, include_input=False)
         raise WrongSettings([_line(error["loc"], error["msg"]) for error in errors]) from None
 
 
-def _secrets(environ: Mapping[str, str]) -> dict[str, str]:
-    """What files say of the settings that the environment leaves open.
-
-    Not read by pydantic-settings, which warns where a file cannot be read, and goes on without: a
-    token that is lost so would let everybody in.
-    """
-    folder = _folder_of_secrets(environ)
-    if folder is None:
-        return {}
-    known = {name.lower() for name, value in environ.items() if value.strip()}
-    found, problems = dict[str, str](), list[str]()
-    for name in Settings.model_fields:
-        try:
-            found[name] = _secret_in(folder / name)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            problems.append(f"{name.upper()}: cannot read {folder / name}: {_why(error)}")
-    if problems:
-        raise WrongSettings(problems)
-    return {name: text for name, text in found.items() if name not in known}
-
-
-def _folder_of_secrets(environ: Mapping[str, str]) -> Path | None:
-    named = environ.get(_SECRETS_DIR, "").strip()
-    folder = Path(named) if named else _USUAL_SECRETS_DIR
-    try:
-        os.scandir(folder).close()
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and not named:
-            return None
-        raise WrongSettings([f"{_SECRETS_DIR}: cannot read {folder}: {_why(error)}"]) from None
-    return folder
-
-
-def _secret_in(path: Path) -> str:
-    """Blanks around it, a last end of line say, are no part of it."""
-    with path.open("rb") as file:
-        content = file.read(_LONGEST_SECRET + 1)
-    if len(content) > _LONGEST_SECRET:
-        raise ValueError("it is too long")
-    return content.decode().strip()
-
-
-def _why(error: OSError | ValueError) -> str:
-    if isinstance(error, UnicodeDecodeError):  # which shows what it holds
-        return "it is no text in UTF-8"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """A line for each variable that looks like ours and is not: misspelt, most likely."""
-    known = {_SECRETS_DIR, *(name.upper() for name in Settings.model_fields)}
+    known = {SECRETS_DIR, *(name.upper() for name in Settings.model_fields)}
     unknown = sorted(name for name in environ if name.startswith("SCHEDULER_"))
     return [_unknown_line(name, known) for name in unknown if name not in known]
 
 
+def unknown_files(environ: Mapping[str, str]) -> list[str]:
+    """The same of the files in a folder that is named, and so has them for us."""
+    folder = folder_of(environ)
+    if not folder.is_named:
+        return []
+    try:
+        names = names_in(folder, Settings.model_fields)
+    except OSError:  # a start has ended with that
+        return []
+    known = {name.upper() for name in Settings.model_fields}
+    looks_like_ours = [name for name in names if name.upper().startswith(_PREFIXES)]
+    unknown = [name for name in looks_like_ours if name.upper() not in known]
+    return [f"{folder.path}/{_unknown_line(name, known)}" for name in unknown]
+
+
 def _unknown_line(name: str, known: set[str]) -> str:
-    similar = get_close_matches(name, sorted(known), n=1)
+    similar = get_close_matches(name.upper(), sorted(known), n=1)
     hint = f"; did you mean {similar[0]}?" if similar else ""
     return f"{name}: not a setting, ignored{hint}"
 

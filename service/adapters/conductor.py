@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import os
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -144,14 +146,32 @@ class HttpConductor:
 
 @asynccontextmanager
 async def connected(
-    base_url: str, dialect: Dialect, cwd: str | None
+    base_url: str, dialect: Dialect, cwd: str | None, *, trust: ssl.SSLContext | None = None
 ) -> AsyncIterator[HttpConductor]:
-    """A Conductor client with its own connections, closed at the end."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS)
+    """A Conductor client with its own connections, closed at the end.
+
+    `trust` knows who may sign its certificate; None: those whom the system knows.
+    """
+    connector = aiohttp.TCPConnector(
+        limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS, ssl=trust if trust is not None else True
+    )
     # Nothing that one agent's answer sets goes along with another's request.
     cookies = aiohttp.DummyCookieJar()
     async with aiohttp.ClientSession(connector=connector, cookie_jar=cookies) as session:
         yield HttpConductor(session, base_url, dialect, cwd)
+
+
+def trust_in(file: str | None, folders: str | None) -> ssl.SSLContext:
+    """Know the authorities in a file, and in folders by their hashes, instead of the system's.
+
+    OpenSSL's own reading of SSL_CERT_FILE goes on to the system's folder, and says nothing of a
+    file that is not there. Raises OSError where a file or a folder is none.
+    """
+    for folder in folders.split(os.pathsep) if folders else ():
+        os.scandir(folder).close()  # OpenSSL looks into it when it needs to, and tells nothing
+    context = ssl.create_default_context(cafile=file, capath=folders)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def request_for(order: Order, base_url: str, dialect: Dialect, cwd: str | None) -> Request:

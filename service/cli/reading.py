@@ -35,7 +35,7 @@ from service.domain.verdict import SHOWN_RUNS
 from service.inquiry import Inquiry
 from service.listing import Item, Listing, Query, Sort, chosen_of, jobs_of
 from service.ports import HistoryQuery
-from service.settings import Settings, settings_from_environment
+from service.settings import Settings, settings_for_judging, settings_from_environment
 from service.views import history_table, jobs_summary, jobs_table
 
 
@@ -190,7 +190,7 @@ def check(
     Without a database, where files are given. By SCHEDULER_TIMEZONE and SCHEDULER_MIN_INTERVAL of
     this environment: give it the service's.
     """
-    settings = settings_from_environment()
+    settings = settings_for_judging() if files else settings_from_environment()
     instant = instant_argument(at) if at is not None else wall_clock()
 
     unreadable: list[UnreadableFile] = []

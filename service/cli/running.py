@@ -17,7 +17,12 @@ from service.app import Stop, mongodb_url, serve
 from service.cli.common import FAILED, RUN, cli, duration_argument, examples
 from service.loop import run_loop
 from service.ports import ServiceError
-from service.settings import Settings, settings_from_environment, unknown_variables
+from service.settings import (
+    Settings,
+    settings_from_environment,
+    unknown_files,
+    unknown_variables,
+)
 from service.telemetry import configure_logging
 
 log = structlog.get_logger()
@@ -45,7 +50,7 @@ def run(
     chosen = {"scheduler_log_format": log_format} if log_format is not None else {}
     settings = settings_from_environment(**chosen)
     configure_logging(settings.scheduler_log_format, settings.scheduler_log_level)
-    for line in unknown_variables(os.environ):
+    for line in (*unknown_variables(os.environ), *unknown_files(os.environ)):
         typer.echo(f"councilor-scheduler: {line}", err=True)
     if data_dir is not None and not is_embedded:
         raise typer.BadParameter("--data-dir goes with --embedded")

@@ -95,7 +95,7 @@ async def test_the_secret_has_what_the_pods_want_and_is_read_by_nobody_else(
     assert entries.keys() <= secret_keys(required=True) | secret_keys(required=False)
     assert unknown_variables(entries) == []
     settings = Settings(**{name.lower(): value for name, value in entries.items()})
-    assert mongodb_url(settings).endswith("?replicaSet=rs0")
+    assert mongodb_url(settings).endswith("?replicaSet=rs0&authSource=conductor_state")
     assert settings.scheduler_http_token is not None
     assert re.fullmatch("[0-9a-f]{64}", settings.scheduler_http_token.get_secret_value())
     assert note["mode"] == stat.S_IRUSR | stat.S_IWUSR

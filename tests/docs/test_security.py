@@ -13,7 +13,7 @@ import orjson
 import pytest
 from pymongo import MongoClient
 
-from service.adapters.mongo.client import check_url
+from service.adapters.mongo.urls import check_url
 from service.settings import Settings, settings_from_environment
 from tests.docs.pages import ROOT, block
 from tests.flow.conftest import free_port

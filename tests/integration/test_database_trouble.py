@@ -54,6 +54,7 @@ async def test_a_wrong_password_is_told_without_the_password(replica_set_url: st
         assert replica.process.stderr is not None
         said = (await replica.process.stderr.read()).decode()
     assert "MONGODB_URL: MongoDB refuses the user name or the password" in said
+    assert "authSource=" in said
     assert "hunter2" not in said + str(replica.events)
 
 

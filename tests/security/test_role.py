@@ -13,6 +13,7 @@ from service.adapters.mongo.privileges import (
     EVERYTHING,
     NEEDS,
     Lack,
+    granted_by,
     missing,
     names_of,
     require_privileges,
@@ -148,6 +149,32 @@ def test_who_may_do_anything_lacks_nothing() -> None:
     assert not missing(anything, names_of("d", *NAMES))
 
 
+SOMEBODY = [{"user": "scheduler", "db": "admin"}]
+
+
+@pytest.mark.parametrize(
+    ("said", "granted"),
+    [
+        pytest.param(
+            {"authenticatedUsers": SOMEBODY}, None, id="somebody, of whom nothing is told"
+        ),
+        pytest.param(
+            {"authenticatedUsers": [], "authenticatedUserPrivileges": []}, None, id="nobody"
+        ),
+        pytest.param({}, None, id="nothing"),
+        pytest.param(
+            {"authenticatedUsers": SOMEBODY, "authenticatedUserPrivileges": []},
+            [],
+            id="somebody who may do nothing",
+        ),
+    ],
+)
+def test_only_what_is_told_is_compared(
+    said: Mapping[str, Any], granted: Sequence[Mapping[str, Any]] | None
+) -> None:
+    assert granted_by({"authInfo": said, "ok": 1.0}) == granted
+
+
 async def test_a_start_without_rights_ends_with_code_2_and_each_of_them(
     replica_set_url: str, database: str, launch: Launch
 ) -> None:
@@ -163,6 +190,20 @@ async def test_a_start_without_rights_ends_with_code_2_and_each_of_them(
         f"and find and remove on {database}.apscheduler_jobs; grant the user readWrite on the "
         "database, or the role that scripts/mongo-role.js makes"
     )
+
+
+@pytest.mark.parametrize("path", ["/?", "/conductor_state?", "/?authSource=elsewhere&"])
+async def test_a_login_that_is_refused_tells_where_the_user_was_looked_for(
+    scheduler_url: str, database: str, path: str
+) -> None:
+    """Who has a role of one database is a user of that one, and not of admin."""
+    host = scheduler_url.rpartition("@")[2].partition("/")[0]
+    url = f"mongodb://{USER}:hunter2@{host}{path}directConnection=true"
+    asked = {"/?": "admin", "/conductor_state?": "conductor_state"}.get(path, "elsewhere")
+    code, _, said = await commanded("jobs", MONGODB_URL=url, MONGODB_DATABASE=database)
+    assert code == 2
+    assert f"(authentication failed) in authSource={asked}; " in said
+    assert "hunter2" not in said
 
 
 async def test_a_service_that_may_tell_nobody_of_anything_runs_and_says_so(

@@ -19,6 +19,7 @@ from aiohttp import web
 from pymongo import MongoClient
 
 from service.adapters.embedded import find_mongod
+from service.adapters.mongo.urls import check_url, unchecked_in
 from tests.flow.conftest import Database, TestConductor, config, free_port, rows_of
 from tests.flow.process import Launch, Replica, process_of
 from tests.steps import eventually
@@ -211,6 +212,36 @@ async def test_a_file_that_is_no_certificate_is_one_line(
     assert line.startswith("councilor-scheduler: MONGODB_URL: ")
     assert papers.of(file) in line or "tlsCAFile or tlsCertificateKeyFile" in line
     assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    "options", ["tls=true&tls=false", "tls=true&TLS=true", "tlsInsecure=true;tlsinsecure=false"]
+)
+def test_an_option_of_tls_that_stands_there_twice_is_refused(options: str) -> None:
+    with pytest.raises(ValueError, match=r"^tls(Insecure)? stands there twice") as refused:
+        check_url(f"mongodb://u:hunter2@localhost/?{options}")
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("tlsInsecure=true", "tlsInsecure"),
+        ("tlsAllowInvalidCertificates=true", "tlsAllowInvalidCertificates"),
+        ("tlsallowinvalidhostnames=true", "tlsAllowInvalidHostnames"),
+    ],
+)
+async def test_certificates_that_are_not_checked_are_warned_of(options: str, named: str) -> None:
+    url = f"mongodb://localhost:1/?tls=true&{options}{_SOON}"
+    async with process_of({"MONGODB_URL": url, "SCHEDULER_HTTP_PORT": "0"}) as replica:
+        said = await replica.saw("certificates_not_checked")
+    assert said["level"] == "warning"
+    assert named in said["options"]
+
+
+@pytest.mark.parametrize("options", ["tls=true", "tls=true&tlsInsecure=false"])
+def test_certificates_that_are_checked_are_not(options: str) -> None:
+    assert not unchecked_in(f"mongodb://localhost/?{options}")
 
 
 @asynccontextmanager

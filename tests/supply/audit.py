@@ -50,20 +50,13 @@ def _line(dependency: dict[str, Any], flaw: dict[str, Any]) -> str:
     return f"{dependency['name']} {dependency['version']}: {names}; mended by {mended}"
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], seconds: float = _SECONDS) -> int:
     """Ask, tell, and answer the exit code."""
-    locks = [word for lock in LOCKS for word in ("--requirement", lock)]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip_audit", *locks, "--require-hashes", "--disable-pip"),
-            *("--format", "json", "--progress-spinner", "off", *arguments),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-        check=False,
-    )
+    try:
+        done = _asked(arguments, seconds)
+    except subprocess.TimeoutExpired:
+        _say([], f"the vulnerability service has not told all within {seconds:g} s")
+        return UNASKED
     try:
         audit = audit_in(done.stdout)
     except ValueError:
@@ -71,6 +64,22 @@ def main(arguments: Sequence[str]) -> int:
         return UNASKED
     _tell(audit)
     return audit.exit_code
+
+
+def _asked(arguments: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    """What pip-audit says. Raises TimeoutExpired."""
+    locks = [word for lock in LOCKS for word in ("--requirement", lock)]
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "pip_audit", *locks, "--require-hashes", "--disable-pip"),
+            *("--format", "json", "--progress-spinner", "off", *arguments),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
 
 
 def _tell(audit: Audit) -> None:

@@ -69,6 +69,15 @@ async def test_a_service_that_does_not_answer_is_no_good_news(
     assert "was not reached" in capsys.readouterr().out
 
 
+def test_a_service_that_takes_too_long_is_no_news_at_all(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([], seconds=0) == UNASKED
+    assert capsys.readouterr().out == (
+        "scripts/audit: the vulnerability service has not told all within 0 s\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("dependencies", "code"),
     [

@@ -17,7 +17,6 @@ from pymongo import MongoClient
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
-    InvalidURI,
     OperationFailure,
     PyMongoError,
     WriteConcernError,
@@ -26,6 +25,7 @@ from pymongo.errors import (
 from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
+from service.adapters.mongo.urls import source_in
 from service.ports import Misconfigured, Refused, ServiceError, Unavailable
 
 Client = AsyncIOMotorClient[dict[str, Any]]
@@ -55,7 +55,7 @@ _PROBE_MS = 1_000
 _LONGEST = 200
 _UNAUTHORIZED = 13
 _TOO_LARGE = {10334, 17419, 17420}  # BSONObjectTooLarge, and what updates say of it
-_FORBIDDEN = {_UNAUTHORIZED, 18, 8000}  # Unauthorized, AuthenticationFailed, AtlasError
+_NO_LOGIN = {18, 8000}  # AuthenticationFailed, AtlasError
 _REFUSED = re.compile(r'not authorized on (\S+) to execute command \{ (\w+): (?:"([^"]*)"|\S+)')
 _ACTIONS = {
     "aggregate": "find",
@@ -74,17 +74,11 @@ _NOT_ACCEPTED = re.compile(r"certificate verify failed: (.*?) \(_ssl")
 _WRONG_BY_TIME = ("expired", "not yet valid")
 _HUNG_UP = re.compile("connection closed|EOF occurred|reset by peer|WRONG_VERSION|alert", re.I)
 _WRONG_FILES = "MONGODB_URL: tlsCAFile or tlsCertificateKeyFile cannot be used"
+_REFUSES_LOGIN = (
+    "MONGODB_URL: MongoDB refuses the user name or the password (authentication failed)"
+)
+_ANOTHER_SOURCE = "where the user belongs to another database, name that one"
 WAYS_OUT = "grant the user readWrite on the database, or the role that scripts/mongo-role.js makes"
-
-
-def check_url(url: str) -> None:
-    """Raise ValueError, without showing any part of the URL, where the driver cannot use it."""
-    try:
-        parse_uri(url, warn=False, connect_timeout=4)
-    except OSError as error:  # a file that it names; whoever reads this needs its path
-        raise ValueError(f"{error.filename}: {error.strerror}") from None
-    except (InvalidURI, ConfigurationError, ValueError) as error:
-        raise ValueError(_without_secrets(str(error), url)) from None
 
 
 @asynccontextmanager
@@ -96,7 +90,8 @@ async def connected(
     But not over `patience`: longer it waits for no server. Raises Misconfigured where a file that
     the URL names holds no certificate, or no key, that can be used.
     """
-    chosen = {name.lower() for name in parse_uri(url, warn=False)["options"]}
+    said = parse_uri(url, warn=False)
+    chosen = {name.lower() for name in said["options"]}
     options = {**_OPTIONS, "retrywrites": retries_writes}
     waits = {} if patience is None else dict.fromkeys(_WAITS, int(patience.total_seconds() * 1e3))
     kept = {name: value for name, value in options.items() if name not in chosen}
@@ -106,8 +101,15 @@ async def connected(
         raise Misconfigured(f"{_WRONG_FILES}: {error}") from error
     try:
         yield client
+    except _NotLoggedIn as error:
+        source = source_in(said)
+        raise Misconfigured(f"{error} in authSource={source}; {_ANOTHER_SOURCE}") from error
     finally:
         client.close()
+
+
+class _NotLoggedIn(Misconfigured):
+    """Nobody has this name and this password there."""
 
 
 @contextmanager
@@ -125,18 +127,14 @@ def translation_of(error: PyMongoError) -> ServiceError:
     """What a caller must do about an error of the driver. Never shows a document or a secret."""
     code = error.code if isinstance(error, OperationFailure) else None
     text = f"{type(error).__name__} {code}" if code else type(error).__name__
-    if code in _FORBIDDEN:
-        return Misconfigured(_forbidden(error, code))
+    if code == _UNAUTHORIZED:
+        return Misconfigured(f"MONGODB_URL: {_lacking(str(error))}; {WAYS_OUT}")
+    if code in _NO_LOGIN:
+        return _NotLoggedIn(_REFUSES_LOGIN)
     is_refused = isinstance(error, BulkWriteError | WriteError) or code in _TOO_LARGE
     if is_refused and not isinstance(error, WriteConcernError):
         return Refused(f"{text}: the server refuses this write")
     return Unavailable(f"{text}: {_first_line(error)}")
-
-
-def _forbidden(error: PyMongoError, code: int | None) -> str:
-    if code == _UNAUTHORIZED:
-        return f"MONGODB_URL: {_lacking(str(error))}; {WAYS_OUT}"
-    return "MONGODB_URL: MongoDB refuses the user name or the password (authentication failed)"
 
 
 def _lacking(said: str) -> str:
@@ -242,10 +240,3 @@ def _trouble_of(address: str, error: PyMongoError, tls: Mapping[str, Any]) -> Se
     if _HUNG_UP.search(_first_line(error)) is not None:
         return Unavailable(f"{address} hangs up; {hint}")
     return Unavailable(_first_line(error))
-
-
-def _without_secrets(message: str, url: str) -> str:
-    for part in (url, *url.replace("@", "/").split("/")):
-        if len(part) > 3 and part in message:
-            return "is not a MongoDB connection string"
-    return message

@@ -113,9 +113,17 @@ async def _granted(client: Client) -> Sequence[Mapping[str, Any]] | None:
         return None
     except PyMongoError as error:
         raise translation_of(error) from error
-    said = status["authInfo"]
-    privileges: Sequence[Mapping[str, Any]] = said.get("authenticatedUserPrivileges", ())
-    return privileges if said["authenticatedUsers"] else None
+    return granted_by(status)
+
+
+def granted_by(status: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
+    """The privileges in a reply to `connectionStatus`; None where it tells of nobody, or of none.
+
+    A proxy, or what emulates MongoDB, may leave them out.
+    """
+    said = status.get("authInfo", {})
+    privileges: Sequence[Mapping[str, Any]] | None = said.get("authenticatedUserPrivileges")
+    return privileges if said.get("authenticatedUsers") else None
 
 
 def missing(granted: Sequence[Mapping[str, Any]], names: Names) -> Sequence[Need]:
