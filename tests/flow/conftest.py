@@ -200,7 +200,7 @@ def config(value: str = "1s", prompt: str = "look", **schedule: object) -> dict[
 
 
 async def rows_of(db: Database, agent_id: str) -> list[dict[str, Any]]:
-    """The ledger of an agent, oldest slot first, as the majority has it: so the service reads it."""
+    """The ledger of an agent, oldest slot first, as the majority has it and the service sees it."""
     ledger = db.get_collection("councilor_executions", read_concern=ReadConcern("majority"))
     rows = ledger.find({"councilor_id": agent_id})
     return [row async for row in rows.sort("scheduled_for", 1)]

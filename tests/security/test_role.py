@@ -1,6 +1,6 @@
 """Least privilege: `scripts/mongo-role.js`, and what is said where a right is missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -10,14 +10,9 @@ from pymongo import MongoClient
 from service.adapters.mongo.client import connected, translated
 from service.adapters.mongo.ledger import MongoLedger
 from service.adapters.mongo.privileges import (
-    EVERYTHING,
-    NEEDS,
     Lack,
-    granted_by,
-    missing,
     names_of,
     require_privileges,
-    told_of,
 )
 from service.ports import Misconfigured
 from tests.claiming import opened
@@ -34,7 +29,6 @@ from tests.rights import (
     USER,
     Action,
     actions,
-    literal,
     privileges,
     restrict,
     url_of,
@@ -54,16 +48,6 @@ def _knows_users(replica_set_url: str, scheduler_url: str) -> None:
 async def lacks_of(url: str, database: str) -> Sequence[Lack]:
     async with connected(url) as client:
         return await require_privileges(client, names_of(database, *NAMES))
-
-
-def test_the_role_has_what_the_service_needs_and_nothing_else() -> None:
-    needed: dict[str, set[str]] = {}
-    for need in NEEDS:
-        if need.part != EVERYTHING:
-            needed.setdefault(need.part, set()).update(need.actions)
-    assert {part: set(names) for part, names in literal("ACTIONS").items()} == needed
-    (extra,) = (need.actions for need in NEEDS if need.part == EVERYTHING)
-    assert sorted(extra) == sorted(literal("EVENTS"))
 
 
 async def test_with_the_role_nothing_is_missing_but_notifications_among_events(
@@ -115,66 +99,6 @@ async def test_an_administrator_lacks_nothing(replica_set_url: str, database: st
     assert not await lacks_of(replica_set_url, database)
 
 
-ALL = [action for need in NEEDS for action in need.actions]
-
-
-@pytest.mark.parametrize(
-    ("resource", "suffices"),
-    [
-        pytest.param({"db": "d", "collection": ""}, True, id="all of the database"),
-        pytest.param({"db": "", "collection": ""}, True, id="all of all databases"),
-        pytest.param({"anyResource": True}, True, id="anything"),
-        pytest.param({"db": "e", "collection": ""}, False, id="another database"),
-        pytest.param({"cluster": True}, False, id="the cluster"),
-        pytest.param({"db": "", "system_buckets": ""}, False, id="buckets of time series"),
-    ],
-)
-def test_resources_are_understood_as_the_server_means_them(
-    resource: Mapping[str, Any], suffices: bool
-) -> None:
-    lacking = missing([{"resource": resource, "actions": ALL}], names_of("d", *NAMES))
-    assert bool(lacking) is not suffices
-
-
-def test_a_collection_by_its_name_in_any_database_is_that_one_only() -> None:
-    names = names_of("d", *NAMES)
-    lacking = missing([{"resource": {"db": "", "collection": "agents"}, "actions": ALL}], names)
-    told = told_of(lacking, names)
-    assert "d.agents" not in told
-    assert "d.apscheduler_jobs" in told
-
-
-def test_who_may_do_anything_lacks_nothing() -> None:
-    anything = [{"resource": {"anyResource": True}, "actions": ["anyAction"]}]
-    assert not missing(anything, names_of("d", *NAMES))
-
-
-SOMEBODY = [{"user": "scheduler", "db": "admin"}]
-
-
-@pytest.mark.parametrize(
-    ("said", "granted"),
-    [
-        pytest.param(
-            {"authenticatedUsers": SOMEBODY}, None, id="somebody, of whom nothing is told"
-        ),
-        pytest.param(
-            {"authenticatedUsers": [], "authenticatedUserPrivileges": []}, None, id="nobody"
-        ),
-        pytest.param({}, None, id="nothing"),
-        pytest.param(
-            {"authenticatedUsers": SOMEBODY, "authenticatedUserPrivileges": []},
-            [],
-            id="somebody who may do nothing",
-        ),
-    ],
-)
-def test_only_what_is_told_is_compared(
-    said: Mapping[str, Any], granted: Sequence[Mapping[str, Any]] | None
-) -> None:
-    assert granted_by({"authInfo": said, "ok": 1.0}) == granted
-
-
 async def test_a_start_without_rights_ends_with_code_2_and_each_of_them(
     replica_set_url: str, database: str, launch: Launch
 ) -> None:
@@ -221,6 +145,50 @@ async def test_a_service_that_may_tell_nobody_of_anything_runs_and_says_so(
     ]
     rights = "createIndex, find, insert, listIndexes and update"
     assert lacks[0]["lacking"] == f"{rights} on {database}.scheduler_notifications"
+
+
+async def test_a_ledger_that_cannot_be_followed_costs_events_and_no_more(
+    replica_set_url: str, database: str, launch: Launch
+) -> None:
+    without = [Action("executions", "changeStream")]
+    restrict(replica_set_url, database, privileges(database, without=without))
+    replica = await launch()
+    await replica.saw("resync_finished")
+    lacks = [each for each in replica.events if each["event"] == "privileges_missing"]
+    warned = [each["without"] for each in lacks if each["level"] == "warning"]
+    assert warned == ["/events tells of no runs"]
+
+
+async def test_a_change_that_takes_more_than_read_write_says_what_gives_it(
+    replica_set_url: str, database: str, launch: Launch
+) -> None:
+    """`collMod`, which the built-in role has not: to grant that again would help nobody."""
+    with MongoClient[dict[str, Any]](replica_set_url) as client:
+        client[database].command("createUser", "other", pwd=PASSWORD, roles=["readWrite"])
+    url = url_of(replica_set_url, "other", PASSWORD, database)
+    first = await launch(MONGODB_URL=url, SCHEDULER_EXECUTION_TTL="90d")
+    await first.saw("resync_finished")
+    first.kill()
+    second = await launch(MONGODB_URL=url, SCHEDULER_EXECUTION_TTL="80d")
+    assert await second.ended() == 2
+    assert second.process.stderr is not None
+    said = (await second.process.stderr.read()).decode()
+    assert f"the user lacks collMod on {database}.councilor_executions" in said
+    assert "scripts/mongo-role.js" in said
+    assert "readWrite" not in said
+
+
+async def test_the_names_of_the_settings_are_what_is_looked_at(
+    replica_set_url: str, database: str, launch: Launch
+) -> None:
+    """With the usual names in the role, and others in the settings, all three are missed."""
+    others = {"AGENTS": "helpers", "EXECUTIONS": "runs", "JOBS": "timers"}
+    chosen = {f"SCHEDULER_{part}_COLLECTION": name for part, name in others.items()}
+    replica = await launch(**chosen)
+    assert await replica.ended() == 2
+    assert replica.process.stderr is not None
+    said = (await replica.process.stderr.read()).decode()
+    assert all(f" on {database}.{name}" in said for name in others.values())
 
 
 async def test_what_a_right_was_taken_for_is_named_while_the_service_runs(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
@@ -19,7 +20,9 @@ from aiohttp import web
 from pymongo import MongoClient
 
 from service.adapters.embedded import find_mongod
+from service.adapters.mongo.client import connected, require_replica_set
 from service.adapters.mongo.urls import check_url, unchecked_in
+from service.ports import Unavailable
 from tests.flow.conftest import Database, TestConductor, config, free_port, rows_of
 from tests.flow.process import Launch, Replica, process_of
 from tests.steps import eventually
@@ -302,3 +305,17 @@ async def test_a_conductor_that_is_not_known_is_told_nothing_and_that_is_said(
         assert "certificate verify failed" in said
         assert re.search(why, said)
     assert not conductor.calls
+
+
+async def test_one_certificate_decides_nothing_while_other_members_are_away(
+    server: str, papers: Papers
+) -> None:
+    """Whichever is named first: those that are away may be well when they are back."""
+    port = urlsplit(server).port
+    wrong, away = f"127.0.0.1:{port}", "localhost:1"
+    options = f"tls=true&tlsCAFile={papers.of('authority')}&serverSelectionTimeoutMS=300"
+    for hosts in (f"{wrong},{away}", f"{away},{wrong}"):
+        url = f"mongodb://{hosts}/?{options}"
+        async with connected(url) as client:
+            with pytest.raises(Unavailable):
+                await require_replica_set(client, url)

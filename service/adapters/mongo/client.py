@@ -78,7 +78,8 @@ _REFUSES_LOGIN = (
     "MONGODB_URL: MongoDB refuses the user name or the password (authentication failed)"
 )
 _ANOTHER_SOURCE = "where the user belongs to another database, name that one"
-WAYS_OUT = "grant the user readWrite on the database, or the role that scripts/mongo-role.js makes"
+_ROLE = "the role that scripts/mongo-role.js makes"
+WAYS_OUT = f"grant the user readWrite on the database, or {_ROLE}"
 
 
 @asynccontextmanager
@@ -128,7 +129,10 @@ def translation_of(error: PyMongoError) -> ServiceError:
     code = error.code if isinstance(error, OperationFailure) else None
     text = f"{type(error).__name__} {code}" if code else type(error).__name__
     if code == _UNAUTHORIZED:
-        return Misconfigured(f"MONGODB_URL: {_lacking(str(error))}; {WAYS_OUT}")
+        lacking = _lacking(str(error))
+        # The one right of ours that readWrite has not.
+        ways_out = f"grant the user {_ROLE}" if "collMod" in lacking else WAYS_OUT
+        return Misconfigured(f"MONGODB_URL: {lacking}; {ways_out}")
     if code in _NO_LOGIN:
         return _NotLoggedIn(_REFUSES_LOGIN)
     is_refused = isinstance(error, BulkWriteError | WriteError) or code in _TOO_LARGE
@@ -204,7 +208,8 @@ async def _explain_silence(client: Client, url: str) -> None:
                 f'not "{wanted}"; correct replicaSet='
             )
     if len(silent) == len(said["nodelist"]):
-        raise silent[0]
+        # One that is merely away may be well when it is back: then it is worth waiting for.
+        raise next((one for one in silent if isinstance(one, Unavailable)), silent[0])
 
 
 def _hello_of(host: str, port: int | None, tls: Mapping[str, Any]) -> dict[str, Any] | PyMongoError:

@@ -24,6 +24,8 @@ EVERYTHING = Part("")
 """The database as a whole: each collection in it that is not the server's own."""
 _WRITE = ("find", "insert", "remove", "update")
 _ANY = "anyAction"
+_HARMLESS = "getCmdLineOpts"
+"""A command, and the right to it, which an administrator has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,12 @@ NEEDS = (
     Need(TOLD, ("find", "insert", "update", "createIndex", "listIndexes"), "nobody is notified"),
     # Not in the built-in role readWrite, nor needed until an index has to change: then its lack
     # ends the start, or is the notifications' trouble.
-    Need(EXECUTIONS, ("collMod", "dropIndex"), "SCHEDULER_EXECUTION_TTL stays", is_seldom=True),
+    Need(
+        EXECUTIONS,
+        ("collMod", "dropIndex"),
+        "a change of SCHEDULER_EXECUTION_TTL ends the start",
+        is_seldom=True,
+    ),
     Need(TOLD, ("collMod",), "how long notifications are kept stays", is_seldom=True),
     Need(EVERYTHING, ("changeStream", "find"), "/events tells of no notifications", is_seldom=True),
 )
@@ -93,7 +100,10 @@ async def require_privileges(client: Client, names: Names) -> Sequence[Lack]:
     if granted is None:
         return []
     lacking = missing(granted, names)
-    if needed := [need for need in lacking if need.without is None]:
+    needed = [need for need in lacking if need.without is None]
+    if needed:
+        if not await _are_asked_for(client, granted):
+            return []
         raise Misconfigured(f"MONGODB_URL: the user lacks {told_of(needed, names)}; {WAYS_OUT}")
     return [
         Lack(told_of([need], names), need.without, need.is_seldom)
@@ -124,6 +134,22 @@ def granted_by(status: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
     said = status.get("authInfo", {})
     privileges: Sequence[Mapping[str, Any]] | None = said.get("authenticatedUserPrivileges")
     return privileges if said.get("authenticatedUsers") else None
+
+
+async def _are_asked_for(client: Client, granted: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether rights matter: without access control one may log in, and do anything.
+
+    Known from a command that changes nothing, by somebody who has no right to it.
+    """
+    if any(_HARMLESS in privilege["actions"] for privilege in granted):
+        return True
+    try:
+        await client.admin.command(_HARMLESS)
+    except OperationFailure:
+        return True
+    except PyMongoError as error:
+        raise translation_of(error) from error
+    return False
 
 
 def missing(granted: Sequence[Mapping[str, Any]], names: Names) -> Sequence[Need]:
