@@ -217,9 +217,11 @@ class Notifier:
             try:
                 await self._stored.prepare()
             except ServiceError as error:
-                self._note_unavailable("prepare", error)
+                if not (self._is_prepared and isinstance(error, Unavailable)):
+                    self._note_unavailable("prepare", error)
                 return
             self._is_prepared = True
+            self._told_of_failing.discard("prepare")
 
     def _note_unavailable(self, step: str, error: ServiceError) -> None:
         """Say so once, until it succeeds."""
@@ -263,8 +265,7 @@ class Notifier:
         """
         if self._is_draining:
             return
-        if not self._is_prepared:
-            await self._prepare()
+        await self._prepare()  # again: somebody may have dropped the collection
         if not self._outlets:
             return
         try:

@@ -115,6 +115,7 @@ class Ledger(Protocol):
     async def restore_indexes(self) -> None:
         """Have the indexes that the promises rest on, whatever somebody has dropped.
 
+        Where they were gone, with the collection say, rows expire again as they did.
         Raises Unavailable, Misconfigured.
         """
 

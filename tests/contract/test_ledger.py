@@ -373,6 +373,33 @@ async def test_a_slot_is_won_once_even_without_indexes_and_they_come_back(
 
 
 @pytest.mark.mongo
+@pytest.mark.parametrize("days", [None, 90])
+async def test_with_the_collection_rows_expire_again_as_they_did(
+    client: Client, database: str, days: int | None
+) -> None:
+    rows = client[database]["executions"]
+    ledger = MongoLedger(client, database, "executions", "agents")
+    await ledger.prepare(keep_for=timedelta(days=days) if days else None)
+    indexes = await rows.index_information()
+    await rows.rename("executions_of_yesterday")
+    await opened(ledger, run_of())
+    await ledger.restore_indexes()
+    assert await rows.index_information() == indexes
+
+
+@pytest.mark.mongo
+async def test_an_expiry_that_another_replica_has_ended_stays_so(
+    client: Client, database: str
+) -> None:
+    """While settings are rolled out, those of old and new replicas differ."""
+    old, new = (MongoLedger(client, database, "executions", "agents") for _ in range(2))
+    await old.prepare(keep_for=timedelta(days=90))
+    await new.prepare(keep_for=None)
+    await old.restore_indexes()
+    assert "expiry" not in await client[database]["executions"].index_information()
+
+
+@pytest.mark.mongo
 async def test_running_rows_of_other_programs_stop_nothing(client: Client, database: str) -> None:
     rows = client[database]["executions"]
     await rows.insert_one({"execution_id": "z", "status": "running", "owner": "theirs"})

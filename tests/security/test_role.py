@@ -238,6 +238,26 @@ async def test_the_role_lets_the_time_that_notifications_are_kept_be_mended(
     await eventually(are_kept_for_30_days)
 
 
+@pytest.mark.parametrize("is_renamed", [False, True])
+async def test_collections_that_are_taken_away_expire_again_when_they_are_back(
+    replica_set_url: str, start: Start, database: str, db: Database, is_renamed: bool
+) -> None:
+    kept = {"councilor_executions": 90 * 86_400, "scheduler_notifications": 30 * 86_400}
+
+    async def expire() -> bool:
+        return {name: await expiry_of(db, name) for name in kept} == kept
+
+    mends_soon = timedelta(seconds=2)
+    await start(scheduler_execution_ttl=timedelta(days=90), scheduler_replica_ttl=mends_soon)
+    for turn in range(2):
+        await eventually(expire)
+        with MongoClient[dict[str, Any]](replica_set_url) as client:
+            for name in kept:
+                collection = client[database][name]
+                collection.rename(f"{name}_{turn}") if is_renamed else collection.drop()
+    await eventually(expire)
+
+
 async def test_commands_that_read_or_write_documents_need_no_more_than_that(
     replica_set_url: str, scheduler_url: str, database: str, db: Database
 ) -> None:

@@ -69,14 +69,18 @@ FOR_SUMMARIES = (
 """What no promise rests on: made while the service runs, since a large ledger takes long."""
 
 
-async def restore_indexes(rows: Rows, indexes: Sequence[IndexModel] = INDEXES) -> None:
-    """Have them all. Raises Unavailable, and Misconfigured where rows or indexes are in the way."""
+async def restore_indexes(rows: Rows, indexes: Sequence[IndexModel] = INDEXES) -> bool:
+    """Have them all, and tell whether any was missing.
+
+    Raises Unavailable, and Misconfigured where rows or indexes are in the way.
+    """
     try:
         # An equal index of another name serves as well; creating ours would fail.
         there = [_essence_of(index) async for index in rows.list_indexes()]
         missing = [index for index in indexes if _essence_of(index.document) not in there]
         if missing:
             await rows.create_indexes(missing)
+        return bool(missing)
     except DuplicateKeyError as error:
         raise Misconfigured(_DUPLICATES) from error
     except OperationFailure as error:

@@ -73,6 +73,8 @@ class MongoLedger:
         self._agents = client[database].get_collection(
             agents, write_concern=DURABLE, read_preference=ReadPreference.PRIMARY
         )
+        self._keep_for: timedelta | None = None
+        self._expiry_is_lost = False
         self._endings = Endings(self._rows, self._agents)
         # What many slots ask for at the same time is sent as one (DESIGN decision 12).
         self._inserts: Batcher[dict[str, Any], None] = Batcher(self._insert_all)
@@ -99,11 +101,15 @@ class MongoLedger:
                 if error.code not in INDEX_CONFLICTS:
                     raise
                 raise Misconfigured(_NO_COLLECTION) from error
+        self._keep_for, self._expiry_is_lost = keep_for, True
         await self.restore_indexes()
-        await expire_after(self._rows, keep_for, "SCHEDULER_EXECUTION_TTL")
 
     async def restore_indexes(self) -> None:
-        await restore_indexes(self._rows)
+        # Not where the expiry alone is gone: a replica under newer settings may have ended it.
+        self._expiry_is_lost |= await restore_indexes(self._rows)
+        if self._expiry_is_lost:
+            await expire_after(self._rows, self._keep_for, "SCHEDULER_EXECUTION_TTL")
+            self._expiry_is_lost = False
 
     async def open_all(self, executions: Sequence[Execution]) -> list[Claim | ServiceError]:
         written = await write_all(
