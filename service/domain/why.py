@@ -166,6 +166,14 @@ def _before_the_first(known: Known, job: Job, timetable: Timetable) -> Why:
         return Why(None, Fate.NOT_PROMOTED, "not_promoted", text)
     if job.state is JobState.PAUSED:
         return _to_come(known, job, timetable, None)
+    return _first_to_come(known, job, timetable, first)
+
+
+def _first_to_come(known: Known, job: Job, timetable: Timetable, first: datetime) -> Why:
+    """The first slot of the present schedule: it may be paused, or to be skipped, as any other."""
+    coming = _to_come(known, job, timetable, first)
+    if first > known.now and (coming.fate, coming.reason) != (Fate.FUTURE, None):
+        return coming
     text = f"No slot has come yet: the first one, {utc(first)}, lies in the future."
     return Why(first, Fate.FUTURE, None, text)
 

@@ -1,7 +1,7 @@
 """What the questions are answered by does what the answer says."""
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -89,6 +89,16 @@ async def test_everything_is_paused_and_resumed_at_once(reader: Reader, db: Data
     await promoted(db)
     await db["agents"].insert_one({"agent_id": "plain"})
     tomorrow = wall_clock() + timedelta(hours=23)
+    paused = [tomorrow + timedelta(days=30), wall_clock(), "2026-01-01", None]
+    await db["agents"].insert_many(
+        {
+            "agent_id": str(number),
+            "is_councilor": True,
+            "councilor_config": config("1h", paused_until=until),
+        }
+        for number, until in enumerate(paused)
+    )
+    longest = await paused_until(db, "0")
 
     async def is_paused() -> bool:
         run = await next_run_of(db, ID)
@@ -99,10 +109,20 @@ async def test_everything_is_paused_and_resumed_at_once(reader: Reader, db: Data
         return run is not None and run < tomorrow
 
     await eventually(is_resumed)
-    assert "modifiedCount: 1" in await reader.mongosh("faq-pause-all")
+    assert "modifiedCount: 4" in await reader.mongosh("faq-pause-all")
     await eventually(is_paused)
-    assert "modifiedCount: 1" in await reader.mongosh("faq-resume-all")
+    assert await paused_until(db, "0") == longest
+    for number in ("1", "2", "3"):
+        assert await paused_until(db, number) > tomorrow
+    assert "modifiedCount: 5" in await reader.mongosh("faq-resume-all")
     await eventually(is_resumed)
+
+
+async def paused_until(db: Database, agent_id: str) -> datetime:
+    agent = await db["agents"].find_one({"agent_id": agent_id})
+    assert agent is not None
+    until: datetime = agent["councilor_config"]["schedule"]["paused_until"]
+    return until
 
 
 @pytest.fixture

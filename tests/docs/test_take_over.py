@@ -10,6 +10,7 @@ from tests.flow.conftest import TestConductor
 from tests.flow.process import process_of
 from tests.steps import eventually
 from tests.takeover.checks import (
+    SETTINGS,
     agents_of,
     assert_checked,
     assert_old_scheduler_works,
@@ -42,7 +43,9 @@ async def test_the_guide_by_hand_without_a_password(
         await newcomer.shell("take-over-before", "take-over-stop-by-hand")
         await newcomer.shell("take-over-start-by-hand", "take-over-initiate")
         assert "nothing is lost" in await newcomer.shell("take-over-after")
-        newcomer = newcomer.and_then("take-over-zone", "take-over-url")
+        newcomer = newcomer.and_then("take-over-url")
+        await assert_refused(newcomer, because="an index of another kind is in the way")
+        await newcomer.mongosh("take-over-plain-index")
         await assert_refused(newcomer, because="several rows with one execution_id")
         await newcomer.mongosh("take-over-old-jobs")
         assert (await newcomer.mongosh("take-over-unique-ids")).split() == ["20"]
@@ -59,6 +62,7 @@ async def test_the_guide_by_hand_without_a_password(
         await newcomer.mongosh("take-over-no-trace")
         await assert_no_trace(newcomer, left)
         await assert_standalone_again(newcomer, "take-over-standalone-by-hand")
+        await assert_restored(newcomer.and_then(SETTINGS), before)
 
 
 async def assert_mondays_are_mondays(newcomer: Newcomer, left: Left) -> None:
@@ -121,3 +125,15 @@ async def assert_no_trace(newcomer: Newcomer, left: Left) -> None:
     assert all(agent.get("stats", {}).keys() <= of_the_gateway for agent in now.values())
     for agent in [*left.crons, *left.paused, *left.plain]:
         assert now[agent["_id"]] == agent
+
+
+async def assert_restored(newcomer: Newcomer, before: list[Document]) -> None:
+    """The copy is that of before the take-over, though it was asked for again since."""
+    stop, copy = block("take-over-stop-by-hand").splitlines()
+    await newcomer.line(f"{stop}\n{copy}")
+    await newcomer.shell("take-over-restore")
+    newcomer.mongod("--fork", "--config", "mongod.conf")
+    assert "nothing is lost" in await newcomer.shell("take-over-after")
+    assert await agents_of(newcomer) == before
+    assert (newcomer.folder / "data.failed").is_dir()
+    assert not (newcomer.folder / "data" / "data").exists()

@@ -32,15 +32,16 @@ async def test_the_guide_by_systemd_with_a_password(
         await assert_checked(newcomer)
         zoned = await newcomer.mongosh("take-over-zone-in-documents")
         assert "modifiedCount: 19" in zoned
+        newcomer = newcomer.and_then("take-over-no-zone")
         await newcomer.mongosh("take-over-weekdays", "take-over-weekdays-by-name")
         before = await agents_of(newcomer)
         await newcomer.shell("take-over-before", "take-over-stop-systemd")
-        await newcomer.shell("take-over-key-systemd", "take-over-start-systemd")
+        await newcomer.shell("take-over-key", "take-over-key-systemd", "take-over-start-systemd")
         await newcomer.shell("take-over-initiate")
         assert "nothing is lost" in await newcomer.shell("take-over-after")
         newcomer = newcomer.and_then("take-over-url-password")
         await newcomer.mongosh("take-over-old-jobs")
-        await newcomer.mongosh("take-over-unique-ids", "take-over-stats")
+        await newcomer.mongosh("take-over-unique-ids", "take-over-plain-index", "take-over-stats")
         assert "createUser" in await newcomer.shell("take-over-role")
         service = newcomer.and_then("take-over-role")
         async with process_of(await service.environment()) as replica:

@@ -165,6 +165,7 @@ def write_all(client: MongoClient[Document], database: str, left: Left) -> None:
     db["agents"].create_index("agent_id", unique=True)
     db["councilor_executions"].insert_many(list(executions()))
     db["councilor_executions"].create_index([("councilor_id", 1), ("started_at", -1)])
+    db["councilor_executions"].create_index("execution_id")
     db["sessions"].insert_many({"_id": n, "text": f"said {n}"} for n in range(300))
     db["screenplays"].insert_one({"_id": "one", "text": "x" * 10_000})
     names = [agent["agent_id"] for agent in left.intervals[:5]]

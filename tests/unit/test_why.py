@@ -242,6 +242,29 @@ MENDED = (
             id="before its first slot",
         ),
         pytest.param(
+            known(
+                job=job(accepted_at=NOON - MINUTE, spec=spec(paused_until=NOON + 9 * HOUR)),
+                states=(),
+            ),
+            *(Fate.PAUSED, "paused", "until 2026-11-23 21:00:00"),
+            id="before its first slot, with a pause until after that",
+        ),
+        pytest.param(
+            known(job=job(accepted_at=NOON - MINUTE, spec=spec(paused_until=NOON + HOUR - MINUTE))),
+            *(Fate.FUTURE, None, "the first one"),
+            id="before its first slot, with a pause that ends with it",
+        ),
+        pytest.param(
+            known(job=job(accepted_at=NOON - MINUTE, skipped_slot=NOON + HOUR - MINUTE)),
+            *(Fate.FUTURE, "skip_next", "will be skipped"),
+            id="before its first slot, which will be left out",
+        ),
+        pytest.param(
+            known(job=job(accepted_at=NOON - MINUTE, skipped_slot=NOON + 2 * HOUR - MINUTE)),
+            *(Fate.FUTURE, None, "the first one"),
+            id="before its first slot, with another to be left out",
+        ),
+        pytest.param(
             known(job=job(accepted_at=NOON - MINUTE), row=row(NOON - HOUR)),
             *(Fate.RAN, None, "present schedule was accepted"),
             id="a slot of the schedule before",
