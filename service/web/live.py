@@ -9,6 +9,7 @@ from aiohttp import web
 
 from service.events import Events
 from service.listeners import Event, Listener
+from service.web.queries import no_query
 from service.web.server import SECURITY_HEADERS, plain
 
 _HEARTBEAT_SECONDS = 10.0
@@ -33,6 +34,7 @@ class Live:
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """What happens from now on, or from after `Last-Event-ID`, until one of the two leaves."""
+        no_query(request.query)
         if self._events.listeners >= _MOST_CLIENTS:
             raise web.HTTPServiceUnavailable(text=f"{_MOST_CLIENTS} clients listen already")
         last_id = request.headers.get("Last-Event-ID") or None

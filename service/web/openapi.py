@@ -232,7 +232,7 @@ _PATHS: dict[str, Schema] = {
         "One execution, with all of its output",
         _json(_ref("Execution"), "The row of the ledger."),
         parameters=(_AGENT, _in_path("execution_id")),
-        errors=(401, 404, 503),
+        errors=_ASKED,
     ),
     "/jobs/{agent_id}/why": _get(
         "What became of the slot at or before an instant, and why",
@@ -243,7 +243,7 @@ _PATHS: dict[str, Schema] = {
     "/timeline": _get(
         "What has run in the last twelve hours, and what will in the next",
         _json(_ref("Timeline"), "Buckets of a quarter of an hour."),
-        errors=(401, 503),
+        errors=(400, 401, 503),
     ),
     "/events": _get(
         "What happens: councilor_started, councilor_completed, councilor_error, councilor_skipped, "
@@ -257,10 +257,10 @@ _PATHS: dict[str, Schema] = {
                 "description": "Go on after this event, whichever replica told it.",
             },
         ),
-        errors=(401, 503),
+        errors=(400, 401, 503),
     ),
     "/": _get("The dashboard", _text("text/html", "The page.")),
-    "/openapi.json": _get("This", _json(_ANY, "This document.")),
+    "/openapi.json": _get("This", _json(_ANY, "This document."), errors=(400, 401)),
 }
 OPENAPI: Schema = {
     "openapi": "3.1.0",

@@ -69,10 +69,15 @@ def flag_query(given: Given, name: str) -> bool:
     return _one_of(given, name, ("true", "false")) == "true"
 
 
+def no_query(given: Given) -> None:
+    """Refuse any parameter, of an address that has none."""
+    _know(given)
+
+
 def _know(given: Given, *names: str) -> None:
     unknown = sorted(set(given) - set(names))
     if unknown:
-        known = f"known are {', '.join(names)}"
+        known = f"known are {', '.join(names)}" if names else "it has none"
         raise web.HTTPBadRequest(text=f"{unknown[0][:40]}: no parameter of this address; {known}")
 
 

@@ -7,7 +7,7 @@ from service.listing import Listing, TooMany, UnknownCursor
 from service.ports import History, JobTable, UnknownRow
 from service.timeline import Timeline
 from service.web.openapi import OPENAPI
-from service.web.queries import flag_query, history_query, instant_query, jobs_query
+from service.web.queries import flag_query, history_query, instant_query, jobs_query, no_query
 from service.web.server import answer
 
 _AGENT = "/jobs/{agent_id:[^/]+}"
@@ -80,6 +80,7 @@ class Routes:
 
     async def show_execution(self, request: web.Request) -> web.Response:
         """One row of the ledger with all of its output."""
+        no_query(request.query)
         asked = request.match_info
         row = await self._history.row(asked["agent_id"], asked["execution_id"])
         if row is None:
@@ -94,12 +95,14 @@ class Routes:
             raise _no_councilor(agent_id)
         return answer(explained(agent_id, found))
 
-    async def show_timeline(self, _request: web.Request) -> web.Response:
+    async def show_timeline(self, request: web.Request) -> web.Response:
         """Half a day of what has run, and half a day of what will."""
+        no_query(request.query)
         return answer(await self._timeline.around_now())
 
-    async def describe(self, _request: web.Request) -> web.Response:
+    async def describe(self, request: web.Request) -> web.Response:
         """All of this, for programs."""
+        no_query(request.query)
         return answer(OPENAPI)
 
 

@@ -62,6 +62,8 @@ async def judged(db: Database) -> Document:
 async def test_every_writer_can_promote(
     reader: Reader, db: Database, writer: str, explanation: str
 ) -> None:
+    """Who is there; none of them makes a new agent of an id that nobody has."""
+    await db["agents"].insert_one({**SCOUT})
     match writer:
         case "mongosh":
             mongosh()

@@ -11,7 +11,11 @@ from service.domain.cron import cron_from
 from tests.docs.pages import block
 from tests.mongosh import typed
 
-WEEKDAYS = ("1", "0", "6", "0-4", "1-5", "0,3", "*/2", "1-5/2", "0-6/2", "2,4-6", "mon,3", "5-6")
+WEEKDAYS = (
+    *("1", "0", "6", "0-4", "1-5", "0,3", "*/2", "1-5/2", "0-6/2", "2,4-6", "mon,3", "5-6"),
+    *("00", "01", "06", "01-05", "00,03", "01-05/2", "mon-fri/2", "MON-FRI/2,6", "tue/3"),
+)
+NEVER_RAN = ("7", "07", "1-7", "0,7")
 
 
 @pytest.mark.mongo
@@ -19,7 +23,10 @@ async def test_days_by_name_are_the_days_of_the_old_scheduler(
     client: Client, database: str, replica_set_url: str
 ) -> None:
     """For each way to write the field; what has no number is left alone."""
-    written = [f"30 9 * * {days}" for days in WEEKDAYS] + ["0 9 * * MON-FRI", "0 9 * * *"]
+    never_ran = [f"30 9 * * {days}" for days in NEVER_RAN]
+    ran = [f"30 9 * * {days}" for days in WEEKDAYS]
+    unchanged = [*never_ran, "0 9 * * MON-FRI", "0 9 * * *"]
+    written = [*ran, *unchanged]
     agents = client[database]["agents"]
     schedules = [{"type": "cron", "value": value} for value in written]
     await agents.insert_many(
@@ -27,14 +34,18 @@ async def test_days_by_name_are_the_days_of_the_old_scheduler(
         for value, schedule in zip(written, schedules, strict=True)
     )
     script = block("take-over-weekdays") + block("take-over-weekdays-by-name")
-    await typed(replica_set_url, f'db = db.getSiblingDB("{database}");{script}')
+    said = await typed(replica_set_url, f'db = db.getSiblingDB("{database}");{script}')
     now = {
         agent["_id"]: agent["councilor_config"]["schedule"]["value"]
         async for agent in agents.find()
     }
-    assert [now[value] for value in written[-2:]] == written[-2:]
-    for old, new in now.items():
-        assert ten_slots(new) == ten_fires(old), (old, new)
+    assert [now[value] for value in unchanged] == unchanged
+    assert said.count("never ran") == len(never_ran)
+    for old in never_ran:
+        with pytest.raises(ValueError, match="higher than the maximum"):
+            ten_fires(old)
+    for old in {*written} - {*never_ran}:
+        assert ten_slots(now[old]) == ten_fires(old), (old, now[old])
 
 
 def ten_slots(value: str) -> list[datetime]:

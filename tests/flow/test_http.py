@@ -127,6 +127,11 @@ async def test_the_page_is_one_small_answer_of_its_own(start: Start) -> None:
         ("/jobs/scout/executions?status=$ne", "status"),
         ("/jobs/scout/executions?severity=", None),
         ("/jobs/scout/executions?after=exec_x_1", "after"),
+        ("/jobs/scout/executions/exec_x_1?x=1", "x"),
+        ("/events?x=1", "x"),
+        ("/timeline?x=1", "x"),
+        ("/openapi.json?x=1", "x"),
+        ("/readyz?x=1", None),
     ],
 )
 async def test_a_bad_query_is_told_what_is_bad(
