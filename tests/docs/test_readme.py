@@ -27,7 +27,7 @@ async def test_the_demo_shows_all_and_ends(tmp_path: Path) -> None:
     name, *arguments = DEMO.split()
     assert script_of(name).splitlines()[-1] == 'exec .venv/bin/councilor-scheduler demo "$@"'
     assert arguments == ["--for", "60s"]
-    command = [sys.executable, "-m", "service", "demo", "--for", "12s"]
+    command = [sys.executable, "-m", "service", "demo", "--for", "6s"]
     said = await ran(command, HOME=str(tmp_path), TMPDIR=str(tmp_path))
     for words in ("http://127.0.0.1:", "What the ledger says", "README.md"):
         assert words in said
